@@ -1,0 +1,1 @@
+"""The same look for what was stored before the gate was there."""

@@ -1,0 +1,1 @@
+"""Cases: what is held is sealed first, promised second, and decided by a human."""

@@ -1,0 +1,157 @@
+"""Makes a case of an upload: sealed and on the disk, then in the database, then promised."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from proxy import __version__
+from proxy.aliases import alias_key, make_alias, make_delete_token
+from proxy.cases import placeholder
+from proxy.cases.quarantine import Quarantine
+from proxy.channels.looks import Look, Seen
+from proxy.database import Case, CaseState, Database, cases
+from proxy.errors import SealingError
+from proxy.faults import FaultPoint
+from proxy.intake.uploads import Upload
+from proxy.media import Size
+from proxy.policy import Decision, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What an uploader is told in pict-rs's stead: an alias, a delete token, details."""
+
+    alias: str
+    delete_token: str
+    details: dict[str, Any]
+
+
+class Keeper:
+    """Turns uploads into cases."""
+
+    def __init__(self, database: Database, quarantine: Quarantine, fault: FaultPoint) -> None:
+        self._database, self._quarantine, self._fault = database, quarantine, fault
+
+    async def keep(
+        self,
+        upload: Upload,
+        decision: Decision,
+        look: Look | None,
+        arguments: Sequence[tuple[str, str]],
+        *,
+        shown: tuple[Size | None, int | None] | None,
+    ) -> Promise | None:
+        """Seals an upload and records it; on return a kill -9 loses nothing of it.
+
+        Args:
+            upload: what was uploaded.
+            decision: `hold` or `defer`.
+            look: what it rests on; None where only the hash was known.
+            arguments: the upload's own query, for the release.
+            shown: size and frames that the placeholder is to have; None where the uploader is told nothing.
+
+        Returns:
+            What the uploader may be told; None where `shown` is.
+
+        Raises:
+            SealingError: nothing was kept.
+        """
+        now = datetime.now(UTC)
+        # Sorts by time, can be read aloud, and is no secret.
+        case_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+        promise = None
+        if shown is not None:
+            promise = Promise(
+                make_alias(upload.media.extension),
+                make_delete_token(),
+                placeholder.details(upload.media, *shown),
+            )
+        facts = _facts(case_id, now, upload, decision, look, arguments)
+        case = Case(
+            id=case_id,
+            state=CaseState.DEFERRED if decision.verdict is Verdict.DEFER else CaseState.PENDING,
+            created_at=now,
+            reason=decision.reason[:500],
+            rule=decision.rule,
+            sha256=upload.sha256,
+            size=len(upload.content),
+            content_type=upload.media.content_type,
+            alias=promise and promise.alias,
+            alias_key=promise and alias_key(promise.alias),
+            delete_token=promise and promise.delete_token,
+            details=promise and promise.details,
+            arguments=[list(pair) for pair in arguments],
+            signals=dict(look.signals) if isinstance(look, Seen) else None,
+            ensemble=look.ensemble if isinstance(look, Seen) else None,
+        )
+        await asyncio.to_thread(self._keep, case, facts, upload.content)
+        self._fault("case-recorded")
+        return promise
+
+    def _keep(self, case: Case, facts: dict[str, Any], content: bytes) -> None:
+        case.file = self._quarantine.seal(case.id, facts, content)
+        self._fault("case-sealed")
+        noted = {name: facts[name] for name in ("sha256", "verdict", "reason", "signals", "ensemble")}
+        try:
+            cases.add(self._database, case, facts=noted)
+        except SQLAlchemyError as error:
+            # The sealed file stays: it is adopted as a case when the database is back.
+            raise SealingError(f"case {case.id} could not be recorded: {type(error).__name__}") from None
+
+
+def _facts(
+    case_id: str,
+    now: datetime,
+    upload: Upload,
+    decision: Decision,
+    look: Look | None,
+    arguments: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """What is sealed beside the bytes: all that a reviewer or an investigator may ask."""
+    return {
+        "case": case_id,
+        "uploaded_at": now.isoformat(),
+        "sha256": upload.sha256,
+        "size": len(upload.content),
+        "file_name": upload.file_name,
+        "declared_type": upload.declared_type,
+        "media": asdict(upload.media),
+        "route": "POST /image",
+        "arguments": [list(pair) for pair in arguments],
+        "verdict": decision.verdict.value,
+        "reason": decision.reason,
+        "rule": decision.rule,
+        "signals": dict(look.signals) if isinstance(look, Seen) else None,
+        "frames": list(look.frames) if isinstance(look, Seen) else None,
+        "ensemble": look.ensemble if isinstance(look, Seen) else None,
+        "gate_version": __version__,
+    }
+
+
+def adopt_orphans(database: Database, quarantine: Quarantine, *, older_than_s: float) -> list[str]:
+    """Makes pending cases of sealed files whose database row a crash has prevented.
+
+    Nobody was promised anything about them, but they are evidence all the same.
+
+    Returns:
+        The ids of the cases adopted.
+    """
+    adopted = []
+    for name in quarantine.orphans(cases.files(database), older_than_s=older_than_s):
+        case = Case(
+            id=name.removesuffix(".age"),
+            state=CaseState.PENDING,
+            created_at=datetime.now(UTC),
+            reason="found sealed after a crash; the facts are in the sealed file",
+            file=name,
+        )
+        cases.add(database, case, facts={"adopted": name})
+        adopted.append(case.id)
+    return adopted

@@ -1,0 +1,142 @@
+"""The neutral picture that a pending alias shows, and the details that go with it.
+
+Drawn by code, grey on grey, without a word: it says "a picture", not "a suspicion".
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import blurhash
+from PIL import Image, ImageDraw
+
+from proxy.media import Format, Kind, Size
+
+_GROUND, _SHAPE = 226, 198  # of 255
+_MEMORY_BYTES = 8 * 1024 * 1024
+_UNKNOWN = Size(640, 480)  # where no header told a size
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """How Pillow writes a format.
+
+    Attributes:
+        largest_area: in pixels; a larger picture is drawn at this area in the same proportions, because what
+            it looks like is worth neither memory nor time. pict-rs takes pictures up to 40 megapixels.
+    """
+
+    name: str
+    content_type: str
+    options: Mapping[str, Any]
+    largest_area: int = 40_000_000
+
+
+# By the extension that is asked for; anything else is shown as a PNG.
+_WRITERS = {
+    "avif": _Writer("AVIF", "image/avif", {"speed": 10, "quality": 30}, 4_000_000),
+    "gif": _Writer("GIF", "image/gif", {}),
+    "jpeg": _Writer("JPEG", "image/jpeg", {"quality": 60}),
+    "jpg": _Writer("JPEG", "image/jpeg", {"quality": 60}),
+    "png": _Writer("PNG", "image/png", {"compress_level": 1}),
+    "webp": _Writer("WEBP", "image/webp", {"quality": 30, "method": 0}, 4_000_000),
+}
+
+
+class Placeholders:
+    """Draws placeholders and remembers the last few. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # one drawing at a time bounds the memory that drawing takes
+        self._remembered: OrderedDict[tuple[Size, str], bytes] = OrderedDict()
+
+    def picture(self, size: Size, extension: str) -> tuple[str, bytes]:
+        """A placeholder of `size` in the format that `extension` asks for: content type and bytes."""
+        writer = _WRITERS.get(extension, _WRITERS["png"])
+        key = (size, writer.name)
+        with self._lock:
+            content = self._remembered.pop(key, None)
+            if content is None:
+                file = io.BytesIO()
+                _draw(_drawable(size, writer.largest_area)).save(file, writer.name, **writer.options)
+                content = file.getvalue()
+            self._remembered[key] = content
+            while sum(map(len, self._remembered.values())) > _MEMORY_BYTES and len(self._remembered) > 1:
+                self._remembered.popitem(last=False)
+        return writer.content_type, content
+
+
+def details(media: Format, size: Size | None, frames: int | None) -> dict[str, Any]:
+    """The `details` that pict-rs would give for a file, but with the placeholder's own blurhash.
+
+    Args:
+        media: of the file that is held.
+        size: once upright and processed; None where nobody knows.
+        frames: of an animation or video.
+    """
+    width, height = size or _UNKNOWN
+    return {
+        "blurhash": _blurhash(Size(width, height)),
+        "width": width,
+        "height": height,
+        "frames": None if media.kind is Kind.IMAGE else frames,
+        "content_type": media.stored_type,
+        "created_at": _now(),
+        "format": media.kind.value,
+    }
+
+
+def _draw(size: Size) -> Image.Image:
+    """A frame with hills and a sun in the middle, in shades of grey."""
+    image = Image.new("L", size, _GROUND)
+    pen = ImageDraw.Draw(image)
+    unit = min(size) / 10
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return size.width / 2 + x * unit, size.height / 2 + y * unit
+
+    line = max(1, round(unit / 4))
+    pen.rounded_rectangle((at(-2.4, -1.8), at(2.4, 1.8)), radius=unit / 3, outline=_SHAPE, width=line)
+    pen.ellipse((at(0.7, -1.1), at(1.5, -0.3)), fill=_SHAPE)
+    pen.polygon((at(-1.9, 1.3), at(-0.7, -0.5), at(0.2, 0.7), at(0.8, 0.1), at(1.9, 1.3)), fill=_SHAPE)
+    return image
+
+
+def _drawable(size: Size, area: int) -> Size:
+    scale = math.sqrt(area / (size.width * size.height))
+    return Size(*(max(1, int(side * scale)) for side in size)) if scale < 1 else size
+
+
+def _blurhash(size: Size) -> str:
+    """The blurhash of a placeholder of these proportions, with as many components as pict-rs would take."""
+    longer, shorter = max(size), min(size)
+    # The choices of pict-rs's blurhash-update, of which it takes the nearest.
+    ratios = ((3, 3), (4, 3), (5, 3), (6, 3), (5, 2), (6, 2), (7, 2))
+    most, least = min(ratios, key=lambda ratio: abs(ratio[0] / ratio[1] - longer / shorter))
+    wide = size.width > size.height
+    small = (
+        Size(48, max(1, round(48 * shorter / longer)))
+        if wide
+        else Size(max(1, round(48 * shorter / longer)), 48)
+    )
+    return str(
+        blurhash.encode(
+            _draw(small).convert("RGB"),
+            x_components=most if wide else least,
+            y_components=least if wide else most,
+        )
+    )
+
+
+def _now() -> str:
+    """This moment as pict-rs writes moments: nanoseconds, without trailing zeros."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    fraction = f".{nanoseconds:09d}".rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"

@@ -1,0 +1,99 @@
+"""The folder of sealed files. A file is there whole and on the disk, or it is not there."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from proxy.cases.sealing import Sealer
+from proxy.errors import ConfigError, SealingError
+
+_SEALED, _UNFINISHED = ".age", ".unfinished"
+_NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
+
+
+class Quarantine:
+    """Writes sealed cases into one folder of the gate's own."""
+
+    def __init__(self, folder: Path, sealer: Sealer) -> None:
+        """Makes the folder where it is missing.
+
+        Raises:
+            ConfigError: it cannot be made or written.
+        """
+        self._folder, self._sealer = folder, sealer
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = folder / f"probe{_UNFINISHED}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"cases.folder: {folder}: {error.strerror}; the gate needs a folder that it may write"
+            ) from None
+
+    def seal(self, case_id: str, facts: Mapping[str, Any], original: bytes) -> str:
+        """Seals a case; on return it is on the disk under the name that is returned.
+
+        Raises:
+            SealingError: it could not be written (no space, say); nothing is left behind.
+        """
+        name = case_id + _SEALED
+        unfinished = self._folder / (case_id + _UNFINISHED)
+        try:
+            with open(unfinished, "xb", opener=_private) as file:
+                self._sealer.seal(file, facts, original)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.rename(self._folder / name)
+            self._sync_folder()
+        except (OSError, SealingError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise SealingError(f"case {case_id} could not be written: {error}") from None
+        return name
+
+    def path(self, name: str) -> Path:
+        """Where the sealed file of that name lies.
+
+        Raises:
+            SealingError: it is not the name of a sealed file.
+        """
+        if not _NAME.fullmatch(name):
+            raise SealingError(f"{name!r} is not the name of a sealed case")
+        return self._folder / name
+
+    def orphans(self, known: set[str], *, older_than_s: float) -> Iterator[str]:
+        """Names of sealed files that no case owns.
+
+        Args:
+            known: the files of all cases.
+            older_than_s: seconds; a younger one may be about to get its case.
+        """
+        before = time.time() - older_than_s
+        for path in sorted(self._folder.glob(f"*{_SEALED}")):
+            if path.name not in known and path.stat().st_mtime <= before:
+                yield path.name
+
+    def sweep_unfinished(self, *, older_than_s: float) -> int:
+        """Removes files whose writing was cut off; they hold no case and nobody was promised anything."""
+        before, count = time.time() - older_than_s, 0
+        for path in self._folder.glob(f"*{_UNFINISHED}"):
+            if path.stat().st_mtime <= before:
+                path.unlink(missing_ok=True)
+                count += 1
+        return count
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

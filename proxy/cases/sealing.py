@@ -1,0 +1,141 @@
+"""The sealed container of a case: a tar of `facts.json` and the original bytes, encrypted with age.
+
+Anybody with a reviewer's key opens it without the gate: `age -d -i KEY CASE.age | tar x`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyrage
+
+from proxy.errors import SealingError
+
+FACTS, ORIGINAL = "facts.json", "original"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A case's content, in the clear."""
+
+    facts: Mapping[str, Any]
+    original: bytes = field(repr=False)
+
+
+class Sealer:
+    """Encrypts to the reviewers' public keys. What it has sealed it cannot open."""
+
+    def __init__(self, recipients: Sequence[str]) -> None:
+        self._recipients = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+
+    def seal(self, into: io.BufferedIOBase, facts: Mapping[str, Any], original: bytes) -> None:
+        """Writes a container to `into`.
+
+        Args:
+            into: a binary file, open for writing.
+            facts: JSON values.
+            original: the uploaded bytes; not copied.
+
+        Raises:
+            SealingError: it could not be encrypted or written.
+        """
+        written = json.dumps(dict(facts), ensure_ascii=False, indent=1).encode()
+        pieces = [*_member(FACTS, written), *_member(ORIGINAL, original), bytes(2 * tarfile.BLOCKSIZE)]
+        try:
+            pyrage.encrypt_io(_Pieces(pieces), into, self._recipients)
+        except (pyrage.EncryptError, OSError) as error:
+            raise SealingError(f"a case could not be sealed: {error}") from None
+
+
+def open_sealed(path: Path, identities: Sequence[pyrage.x25519.Identity]) -> Opened:
+    """Decrypts a container.
+
+    Raises:
+        SealingError: the file is gone, damaged, or sealed to other keys.
+    """
+    try:
+        with path.open("rb") as file:
+            clear = io.BytesIO()
+            pyrage.decrypt_io(file, clear, identities)
+        clear.seek(0)
+        with tarfile.open(fileobj=clear, mode="r:") as tar:
+            members = {name: tar.extractfile(name) for name in (FACTS, ORIGINAL)}
+            facts, original = (member.read() for member in members.values() if member is not None)
+        return Opened(json.loads(facts), original)
+    except pyrage.DecryptError:
+        raise SealingError(f"{path}: damaged, or not sealed to this key") from None
+    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        raise SealingError(f"{path}: cannot be opened: {type(error).__name__}") from None
+
+
+def write_new_identity(path: Path) -> str:
+    """Makes a key pair, writes the private half to `path` as `age-keygen` does, and returns the recipient.
+
+    Raises:
+        SealingError: the file is there already, or cannot be written.
+    """
+    identity = pyrage.x25519.Identity.generate()
+    recipient = str(identity.to_public())
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(f"# created: {created}\n# public key: {recipient}\n{identity}\n")
+    except OSError as error:
+        raise SealingError(f"{path}: {error.strerror}; name another file with --output") from None
+    return recipient
+
+
+def read_identities(path: Path) -> list[pyrage.x25519.Identity]:
+    """The identities in a file as `age-keygen` or `pictrs-gate keys new` writes it.
+
+    Raises:
+        SealingError: the file is not there or holds no identity. The message never quotes it.
+    """
+    try:
+        lines = path.read_text().splitlines()
+        found = [
+            pyrage.x25519.Identity.from_str(line.strip())
+            for line in lines
+            if line.strip() and not line.startswith("#")
+        ]
+    except OSError as error:
+        raise SealingError(f"{path}: {error.strerror}; this is the reviewer's private key file") from None
+    except (pyrage.IdentityError, UnicodeDecodeError):
+        found = []
+    if not found:
+        raise SealingError(f"{path}: holds no age identity (a line AGE-SECRET-KEY-1…)")
+    return found
+
+
+def _member(name: str, content: bytes) -> list[bytes]:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(content), 0o600
+    return [info.tobuf(tarfile.USTAR_FORMAT), content, bytes(-len(content) % tarfile.BLOCKSIZE)]
+
+
+class _Pieces(io.BufferedIOBase):
+    """Reads pieces one behind the other, without joining them."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = [memoryview(piece) for piece in pieces if piece]
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes of the next piece; all of it where `size` is negative or None."""
+        if not self._pieces:
+            return b""
+        piece = self._pieces.pop(0)
+        if size is None or size < 0 or size >= len(piece):
+            return bytes(piece)
+        self._pieces.insert(0, piece[size:])
+        return bytes(piece[:size])

@@ -1,0 +1,167 @@
+"""The command `pictrs-gate`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from proxy import __version__, app
+from proxy.backfill import report
+from proxy.backfill.run import Backfill
+from proxy.backfill.sources.pictrs import PictrsSource
+from proxy.cases.deciding import Decider
+from proxy.cases.sealing import write_new_identity
+from proxy.config import Config, load
+from proxy.database import BackfillRun, CaseState, cases
+from proxy.database import backfill as backfill_table
+from proxy.errors import CaseError, ConfigError, GateError
+from proxy.review import terminal
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, or 1 after a line that says what to mend."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        asyncio.run(options.run(options))
+    except GateError as error:
+        print(f"pictrs-gate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    await app.serve(load(options.config))
+
+
+async def _keys_new(options: argparse.Namespace) -> None:
+    print(write_new_identity(options.output))
+    print(
+        f"The private key is in {options.output}: keep it off the server if you can, and keep a copy; "
+        "without it no case can be opened. Put the line above into cases.recipients.",
+        file=sys.stderr,
+    )
+
+
+async def _review_list(options: argparse.Namespace) -> None:
+    async with app.parts(load(options.config)) as made:
+        states = [CaseState(state) for state in options.state]
+        found = await made.database.run(cases.listed, states=states, limit=options.limit)
+    terminal.print_list(Console(), found, as_json=options.json)
+
+
+async def _review_show(options: argparse.Namespace) -> None:
+    async with app.parts(load(options.config)) as made:
+        case = await made.database.run(cases.get, options.case)
+        await made.database.run(cases.viewed, case.id, reviewer=options.reviewer)
+    terminal.print_case(Console(), case, as_json=options.json)
+
+
+async def _review_release(options: argparse.Namespace) -> None:
+    config = load(options.config)
+    async with app.parts(config) as made:
+        decider = Decider(made.database, made.quarantine, made.pictrs)
+        case = await decider.release(
+            options.case, identity_file=_identity(options, config), reviewer=options.reviewer
+        )
+    print(
+        f"{case.id}: released; {f'{case.alias} shows the picture' if case.alias else 'no alias was promised'}"
+    )
+
+
+async def _review_confirm(options: argparse.Namespace) -> None:
+    async with app.parts(load(options.config)) as made:
+        decider = Decider(made.database, made.quarantine, made.pictrs)
+        case = await decider.confirm(options.case, reviewer=options.reviewer)
+    print(f"{case.id}: confirmed; it is kept, and the same file is refused from now on")
+
+
+def _identity(options: argparse.Namespace, config: Config) -> Path:
+    path = options.identity or config.cases.identity_file
+    if path is None:
+        raise CaseError("a release opens the case: name the reviewer's private key with --identity FILE")
+    return Path(path)
+
+
+async def _backfill_run(options: argparse.Namespace) -> None:
+    console = Console(stderr=True)
+
+    def on_page(run: BackfillRun) -> None:
+        console.print(f"run {run.id}: {run.looked_at} files looked at")
+
+    async with app.parts(load(options.config)) as made:
+        await made.lookout.check()
+        backfill = Backfill(made.database, PictrsSource(made.pictrs), made.lookout, made.policy, made.known)
+        run = await backfill.run(on_page)
+        hits = await made.database.run(backfill_table.hits_of, run.id)
+    if options.report is not None:
+        try:
+            options.report.write_text(report.as_json(run, hits) + "\n")
+        except OSError as error:
+            raise ConfigError(f"--report {options.report}: {error.strerror}") from None
+    if options.json:
+        print(report.as_json(run, hits))
+    else:
+        report.print_report(Console(), run, hits)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pictrs-gate", description="A gate in front of pict-rs that looks at every picture first."
+    )
+    parser.add_argument("--version", action="version", version=f"pictrs-gate {__version__}")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    configured = argparse.ArgumentParser(add_help=False)
+    configured.add_argument("--config", type=Path, default=Path("gate.toml"), metavar="FILE")
+    json = argparse.ArgumentParser(add_help=False)
+    json.add_argument("--json", action="store_true", help="for programs")
+    one_case = argparse.ArgumentParser(add_help=False)
+    one_case.add_argument("case", help="its id, as `review list` shows it")
+    one_case.add_argument("--reviewer", default=getpass.getuser(), help="who decides (default: %(default)s)")
+
+    serve = commands.add_parser("serve", parents=[configured], help="run the gate")
+    serve.set_defaults(run=_serve)
+
+    keys = commands.add_parser("keys", help="reviewers' keys").add_subparsers(required=True)
+    new = keys.add_parser("new", help="make an identity and print its recipient")
+    new.add_argument("--output", type=Path, default=Path("reviewer.key"), metavar="FILE")
+    new.set_defaults(run=_keys_new)
+
+    review = commands.add_parser("review", help="look at cases and decide them").add_subparsers(required=True)
+    listing = review.add_parser("list", parents=[configured, json], help="cases, newest first")
+    listing.add_argument("--state", action="append", default=[], choices=[state.value for state in CaseState])
+    listing.add_argument("--limit", type=int, default=100)
+    listing.set_defaults(run=_review_list)
+    show = review.add_parser("show", parents=[configured, json, one_case], help="one case, in words")
+    show.set_defaults(run=_review_show)
+    release = review.add_parser(
+        "release", parents=[configured, one_case], help="harmless: store it under its alias"
+    )
+    release.add_argument("--identity", type=Path, metavar="FILE", help="the reviewer's private key")
+    release.set_defaults(run=_review_release)
+    confirm = review.add_parser(
+        "confirm", parents=[configured, one_case], help="this is it: keep it, block it"
+    )
+    confirm.set_defaults(run=_review_confirm)
+
+    backfill = commands.add_parser("backfill", help="what is stored already").add_subparsers(required=True)
+    run = backfill.add_parser("run", parents=[configured, json], help="look at everything; touch nothing")
+    run.add_argument("--report", type=Path, metavar="FILE", help="also write the report as JSON")
+    run.set_defaults(run=_backfill_run)
+    return parser

@@ -1,0 +1,326 @@
+"""The configuration: one TOML file, every key also as an environment variable, errors that help.
+
+A key `pictrs.url` is `GATE__PICTRS__URL` in the environment, as in pict-rs's own manner; the environment
+wins. Relative paths are relative to the folder of the configuration file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import pyrage
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from proxy.errors import ConfigError
+
+_PREFIX = "GATE__"
+_SECRETS = frozenset({"api_key", "token"})
+
+
+_LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>\d{1,5})")
+
+
+def host_and_port(listen: str) -> tuple[str, int]:
+    """The two halves of `host:port`; an IPv6 host stands in brackets. Port 0 is any free one.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    match = _LISTEN.fullmatch(listen)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError("must be host:port, for example 127.0.0.1:8080 or [::1]:8080")
+    return match["v6"] or match["host"], int(match["port"])
+
+
+def _listen(value: str) -> str:
+    host_and_port(value)
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#\s@]+(/[^?#\s]*)?", value):
+        raise ValueError("must be http://host[:port] or https://…, without user, query or fragment")
+    return value.rstrip("/")
+
+
+def _recipient(value: str) -> str:
+    try:
+        pyrage.x25519.Recipient.from_str(value)
+    except pyrage.RecipientError:
+        raise ValueError("must be a public key of age, age1…; `pictrs-gate keys new` makes one") from None
+    return value
+
+
+def _database_url(value: str) -> str:
+    try:
+        backend = make_url(value).get_backend_name()
+    except ArgumentError:
+        backend = ""
+    if backend != "sqlite":
+        raise ValueError("must be sqlite:///FILE")
+    return value
+
+
+Listen = Annotated[str, AfterValidator(_listen)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Recipient = Annotated[str, AfterValidator(_recipient)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_Section = TypeVar("_Section", bound=Section)
+
+
+class ServerSection(Section):
+    """pict-rs's API: Lemmy's `pictrs.url` points here."""
+
+    listen: Listen = "127.0.0.1:8080"
+    # Lemmy gives an upload 30 s by default; the gate has answered before.
+    upload_s: Seconds = 28.0
+
+
+class InternalSection(Section):
+    """Metrics and health; later the validation hook and the workers."""
+
+    listen: Listen = "127.0.0.1:14051"
+
+
+class PictrsSection(Section):
+    """The real pict-rs. The last two keys repeat settings of its own."""
+
+    url: HttpUrl
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    max_file_count: int = Field(default=1, ge=1, le=100)
+    max_file_size_mb: int = Field(default=40, ge=1, le=1024)
+    timeout_s: Seconds = 30.0
+
+
+class ClassifierSection(Section):
+    """A classifier that the gate calls by HTTP."""
+
+    url: HttpUrl
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+
+class RuleSection(Section):
+    """One rule of the policy: all its thresholds reached, and its verdict is given."""
+
+    name: str = Field(min_length=1)
+    verdict: Literal["allow", "hold", "block"] = "hold"
+    at_least: dict[str, Fraction] = Field(min_length=1)
+
+
+class PolicySection(Section):
+    """Signals to verdicts."""
+
+    on_unavailable: Literal["defer", "hold", "block", "allow"] = "defer"
+    on_undecodable: Literal["hold", "block", "allow"] = "hold"
+    hold_response: Literal["placeholder", "reject"] | None = None
+    verdict_s: Seconds = 10.0
+    block_lists: list[Path] = []
+    rules: list[RuleSection] = []
+
+
+class CasesSection(Section):
+    """Where held files lie, and who can read them."""
+
+    folder: Path
+    recipients: list[Recipient] = Field(min_length=1)
+    identity_file: Path | None = None
+
+
+class DatabaseSection(Section):
+    """Where states, hashes and the ledger are."""
+
+    url: DatabaseUrl = "sqlite:///gate.db"
+
+
+class Config(BaseSettings):
+    """The whole configuration, valid and complete: paths absolute, secrets read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    server: ServerSection = ServerSection()
+    internal: InternalSection = InternalSection()
+    pictrs: PictrsSection
+    classifiers: list[ClassifierSection] = Field(min_length=1)
+    policy: PolicySection = PolicySection()
+    cases: CasesSection
+    database: DatabaseSection = DatabaseSection()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file, and nothing else."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _placeholder_needs_key(self) -> Self:
+        key_is_set = self.pictrs.api_key or self.pictrs.api_key_file
+        if self.policy.hold_response == "placeholder" and not key_is_set:
+            raise ValueError(
+                "policy.hold_response: 'placeholder' needs pictrs.api_key or pictrs.api_key_file, because a "
+                'release goes through pict-rs\'s import; set the key, or hold_response = "reject"'
+            )
+        return self
+
+    @property
+    def placeholders(self) -> bool:
+        """Whether a held upload is answered with a placeholder rather than with an error."""
+        if self.policy.hold_response is None:
+            return self.pictrs.api_key is not None
+        return self.policy.hold_response == "placeholder"
+
+
+def load(path: Path) -> Config:
+    """Reads the configuration at `path`, and every secret that it names a file for.
+
+    Raises:
+        ConfigError: a line for each thing that is wrong: the key, the value, what is allowed.
+    """
+    try:
+        with path.open("rb") as file:
+            data = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; write one as docs/configuration.md shows") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    _refuse_unknown_variables()
+    try:
+        config = Config(**data)
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(dict(problem))}" for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+    except SettingsError as error:  # a variable for a list or a table that is not JSON
+        raise ConfigError(f"environment: {error}; lists and tables are written as JSON there") from None
+    return _complete(config, path.resolve().parent)
+
+
+def _refuse_unknown_variables() -> None:
+    for name in os.environ:
+        section = name.removeprefix(_PREFIX).partition("__")[0].lower()
+        if name.startswith(_PREFIX) and section not in Config.model_fields:
+            raise ConfigError(f"environment: {name}: unknown key; allowed: {', '.join(Config.model_fields)}")
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as: key, value, what is allowed."""
+    where = [str(step) for step in problem["loc"]]
+    key = ".".join(where) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(where[:-1])
+        close = difflib.get_close_matches(where[-1], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"allowed: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{key}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not where:  # a rule between several keys says itself which
+        return str(message)
+    shown = "(secret)" if _SECRETS & set(where) else repr(problem["input"])
+    return f"{key}: {shown[:100]}: {message[:1].lower() + message[1:]}"
+
+
+def _keys_at(where: list[str]) -> list[str]:
+    model: Any = Config
+    for step in where:
+        if step.isdigit():
+            continue
+        model = model.model_fields[step].annotation
+        model = next((arg for arg in getattr(model, "__args__", ()) if hasattr(arg, "model_fields")), model)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _complete(config: Config, folder: Path) -> Config:
+    pictrs = _with_secret(config.pictrs, folder, "pictrs", "api_key")
+    classifiers = [
+        _with_secret(section, folder, f"classifiers.{index}", "token")
+        for index, section in enumerate(config.classifiers)
+    ]
+    cases = config.cases
+    cases = cases.model_copy(
+        update={
+            "folder": folder / cases.folder,
+            "identity_file": cases.identity_file and folder / cases.identity_file,
+        }
+    )
+    policy = config.policy.model_copy(
+        update={"block_lists": [folder / path for path in config.policy.block_lists]}
+    )
+    url = make_url(config.database.url)
+    if url.database and url.database != ":memory:":
+        url = url.set(database=str(folder / url.database))
+    database = DatabaseSection(url=url.render_as_string(hide_password=False))
+    return config.model_copy(
+        update={
+            "pictrs": pictrs,
+            "classifiers": classifiers,
+            "cases": cases,
+            "policy": policy,
+            "database": database,
+        }
+    )
+
+
+def _with_secret(section: _Section, folder: Path, key: str, name: str) -> _Section:
+    """`section` with the secret `name` read from its `{name}_file`."""
+    given, file = getattr(section, name), getattr(section, f"{name}_file")
+    if file is None:
+        return section
+    if given is not None:
+        raise ConfigError(f"{key}.{name} and {key}.{name}_file are both set; keep one")
+    secret = read_secret(folder / file, f"{key}.{name}_file")
+    return section.model_copy(update={name: SecretStr(secret)})
+
+
+def read_secret(path: Path, key: str) -> str:
+    """The one line in the file that the setting `key` names.
+
+    Raises:
+        ConfigError: the file is not there, not readable or empty.
+    """
+    try:
+        secret = path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror}; create the file or mend the path") from None
+    if not secret or not secret.isprintable() or " " in secret:
+        raise ConfigError(f"{key}: {path}: must hold the secret, one line, nothing else")
+    return secret

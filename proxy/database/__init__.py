@@ -1,0 +1,6 @@
+"""Everything that survives a restart, but for the sealed bytes. No SQL stands outside this package."""
+
+from proxy.database.engine import Database
+from proxy.database.models import BackfillHit, BackfillRun, Case, CaseState, KnownHash, LedgerEntry
+
+__all__ = ["BackfillHit", "BackfillRun", "Case", "CaseState", "Database", "KnownHash", "LedgerEntry"]

@@ -1,0 +1,136 @@
+"""The tables."""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, Enum, LargeBinary, String, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class CaseState(enum.StrEnum):
+    """Where a case stands in its life."""
+
+    DEFERRED = "deferred"  # nobody could look
+    PENDING = "pending"  # somebody has to look
+    RELEASED = "released"  # a human said: harmless
+    CONFIRMED = "confirmed"  # a human said: this is it
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Moments in UTC, also in a database that keeps no time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database: UTC."""
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database: with the time zone that SQLite has dropped."""
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    """The root of the models."""
+
+    type_annotation_map = {  # noqa: RUF012 — SQLAlchemy's own way to say it
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        bytes: LargeBinary(255),
+        datetime: UtcDateTime,
+        CaseState: Enum(
+            CaseState, native_enum=False, length=16, values_callable=lambda e: [m.value for m in e]
+        ),
+    }
+
+
+class Case(Base):
+    """One held or deferred upload. What only a reviewer needs is sealed in its file, not here.
+
+    Attributes:
+        reason: why it is a case, in words; `rule` names the policy's rule where one decided.
+        alias, delete_token, details: as promised to the uploader.
+        alias_key: `alias` as pict-rs compares it; None where no alias was promised.
+        arguments: the upload's own query, (key, value) pairs, kept for the release.
+        file: of the sealed bytes, relative to the quarantine's folder.
+        stored_token: pict-rs's own delete token, once released.
+    """
+
+    __tablename__ = "cases"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[CaseState] = mapped_column(index=True)
+    created_at: Mapped[datetime]
+    reason: Mapped[str] = mapped_column(String(500))
+    rule: Mapped[str | None] = mapped_column(String(200))
+    file: Mapped[str] = mapped_column(String(200))
+    sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    size: Mapped[int | None]
+    content_type: Mapped[str | None] = mapped_column(String(100))
+    alias: Mapped[str | None] = mapped_column(String(100))
+    alias_key: Mapped[bytes | None] = mapped_column(unique=True)
+    delete_token: Mapped[str | None] = mapped_column(String(36))
+    details: Mapped[dict[str, Any] | None]
+    arguments: Mapped[list[Any] | None]
+    signals: Mapped[dict[str, Any] | None]
+    ensemble: Mapped[str | None] = mapped_column(String(200))
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str | None] = mapped_column(String(200))
+    stored_token: Mapped[str | None] = mapped_column(String(36))
+
+
+class KnownHash(Base):
+    """A file that a human has decided about, by its exact bytes. `verdict` is `block` or `allow`."""
+
+    __tablename__ = "known_hashes"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    verdict: Mapped[str] = mapped_column(String(8))
+    case_id: Mapped[str | None] = mapped_column(String(32))
+    added_at: Mapped[datetime]
+    added_by: Mapped[str] = mapped_column(String(200))
+
+
+class LedgerEntry(Base):
+    """One link of the chain. `hash` covers every other column, `previous` the link before."""
+
+    __tablename__ = "ledger"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    time: Mapped[str] = mapped_column(String(32))
+    act: Mapped[str] = mapped_column(String(32))
+    actor: Mapped[str] = mapped_column(String(200))
+    case_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    facts: Mapped[dict[str, Any]]
+    previous: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class BackfillRun(Base):
+    """One run over what pict-rs stores. `slug` is the page to go on with; None before the first."""
+
+    __tablename__ = "backfill_runs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    slug: Mapped[str | None] = mapped_column(String(100))
+    looked_at: Mapped[int] = mapped_column(default=0)
+    unreadable: Mapped[int] = mapped_column(default=0)
+
+
+class BackfillHit(Base):
+    """A stored file that the policy would not have let in. Nothing is done to it."""
+
+    __tablename__ = "backfill_hits"
+
+    run_id: Mapped[int] = mapped_column(primary_key=True)
+    hex: Mapped[str] = mapped_column(String(78), primary_key=True)
+    verdict: Mapped[str] = mapped_column(String(8))
+    reason: Mapped[str] = mapped_column(String(500))
+    aliases: Mapped[list[Any]]
+    signals: Mapped[dict[str, Any]]

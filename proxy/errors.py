@@ -1,0 +1,55 @@
+"""The exceptions of the gate.
+
+`Refusal` is what a client is told; the others are what an operator is told. No message may carry a
+picture's bytes, a token or a key.
+"""
+
+from __future__ import annotations
+
+
+class GateError(Exception):
+    """The root of everything that the gate raises on purpose."""
+
+
+class ConfigError(GateError):
+    """The configuration cannot be used. The message names the key, the value and what is allowed."""
+
+
+class CaseError(GateError):
+    """A case cannot do what was asked of it (wrong state, no key, gone)."""
+
+
+class SealingError(GateError):
+    """A case could not be sealed or opened, or its file could not be made durable."""
+
+
+class PictrsError(GateError):
+    """pict-rs could not be reached, or answered with an error.
+
+    Attributes:
+        status: the HTTP status of its answer, or None where there was no answer.
+        code: pict-rs's own `code`, or None.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Refusal(GateError):
+    """A request that the gate answers with an error of pict-rs's shape, `{"msg", "code"}`.
+
+    Attributes:
+        status: the HTTP status.
+        code: a code for programs; pict-rs's own where pict-rs would refuse for the same reason.
+        msg: a sentence for people (Lemmy shows it to the uploader).
+        retry_after_s: seconds for a `Retry-After` header, or None.
+    """
+
+    def __init__(self, status: int, code: str, msg: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(f"{status} {code}: {msg}")
+        self.status = status
+        self.code = code
+        self.msg = msg
+        self.retry_after_s = retry_after_s

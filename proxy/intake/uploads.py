@@ -1,0 +1,121 @@
+"""From a request's body to the files in it, in memory, once, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+import aiohttp
+from aiohttp import web
+
+from proxy.errors import Refusal
+from proxy.intake.multipart import Limits, MultipartError, Parser, Part, TooLarge, boundary_of
+from proxy.media import Format, recognise
+
+_FIELD = "images[]"
+# What may come beside the content: boundaries, part headers.
+_OVERHEAD_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file of one request that pict-rs would store.
+
+    Attributes:
+        content: its bytes: what is looked at, and what is stored.
+        sha256: of `content`, lower-case hexadecimal.
+        media: what its signature claims.
+        file_name: as the client wrote it (no more than 255 characters of it).
+        declared_type: the content type that the client wrote, or None.
+    """
+
+    content: bytes = field(repr=False)
+    sha256: str
+    media: Format
+    file_name: str
+    declared_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """pict-rs's own two limits, which the gate has to know to keep its memory bounded."""
+
+    files: int
+    file_bytes: int
+
+
+async def read_uploads(request: web.BaseRequest, limits: UploadLimits) -> list[Upload]:
+    """Reads all files of a multipart request.
+
+    Raises:
+        Refusal: 400 or 413 in pict-rs's words; nothing of the request may be stored then.
+        TimeoutError: the caller's deadline passed.
+    """
+    content_type = request.headers.getall("Content-Type", [])
+    if not content_type:
+        raise _malformed("No Content-Type `form-data` header")
+    if len(content_type) > 1 or request.headers.get("Content-Encoding", "identity") != "identity":
+        raise _malformed("the request's content is encoded or has two types")
+    if (request.content_length or 0) > limits.files * (limits.file_bytes + _OVERHEAD_BYTES):
+        raise _too_large()
+    try:
+        parser = Parser(
+            boundary_of(content_type[0]), Limits(parts=limits.files, part_bytes=limits.file_bytes)
+        )
+        uploads = await _collect(request.content, parser)
+    except TooLarge:
+        raise _too_large() from None
+    except MultipartError as error:
+        raise _malformed(str(error)) from None
+    except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, ConnectionError):
+        raise _malformed("the request's body ended early") from None
+    if not uploads:
+        raise Refusal(400, "validate-no-files", "No files present in upload")
+    return uploads
+
+
+async def _collect(stream: aiohttp.StreamReader, parser: Parser) -> list[Upload]:
+    uploads: list[Upload] = []
+    part: Part | None = None
+    pieces: list[bytes] = []
+    digest = hashlib.sha256()
+    async for chunk in stream.iter_any():
+        for event in parser.feed(chunk):
+            if isinstance(event, Part):
+                part, pieces, digest = _checked(event), [], hashlib.sha256()
+            elif event is not None:
+                pieces.append(event)
+                digest.update(event)
+            else:
+                assert part is not None
+                uploads.append(_upload(part, b"".join(pieces), digest.hexdigest()))
+                pieces = []
+        await asyncio.sleep(0)  # a fast sender must not keep the loop for itself
+    parser.close()
+    return uploads
+
+
+def _checked(part: Part) -> Part:
+    if part.name != _FIELD:
+        raise _malformed("Found field with unexpected name or type")
+    if part.file_name is None:
+        raise _malformed("Filename is missing")
+    return part
+
+
+def _upload(part: Part, content: bytes, sha256: str) -> Upload:
+    if not content:
+        raise Refusal(400, "validate-file-empty", "Uploaded file is empty")
+    media = recognise(content)
+    if media is None:
+        raise Refusal(400, "command-failure", "Invalid media file provided")
+    return Upload(content, sha256, media, (part.file_name or "")[:255], part.content_type)
+
+
+def _malformed(message: str) -> Refusal:
+    return Refusal(400, "file-upload-error", message)
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, "validate-file-size", "File too large")

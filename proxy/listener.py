@@ -1,0 +1,105 @@
+"""A listener: aiohttp's HTTP parser and nothing else of it, with errors that quote nothing.
+
+aiohttp's own router, path normalising, decompression and error pages stay out: what a request means is
+decided by the table of routes, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from proxy.config import host_and_port
+from proxy.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+# Closes connections that send no (whole) request head for so long.
+_IDLE_S = 75.0
+_SHUTDOWN_S = 15.0
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp quotes what it could not parse, in its answer and in the log; that may be part of a picture."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        log.info("a request could not be read: %s", type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer was under way")
+        response = web.Response(status=status)
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: object, **kwargs: object) -> None:
+        error = kwargs.get("exc_info")
+        log.error("a connection failed: %s", type(error).__name__)
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+class Listener:
+    """One address that is listened on."""
+
+    def __init__(self, name: str, listen: str, handler: Handler) -> None:
+        """
+        Args:
+            name: of the configuration's section, for messages.
+            listen: `host:port`; port 0 takes any free one.
+            handler: answers requests; it has caught everything of its own.
+        """
+        self.name, self._listen, self._handler = name, listen, handler
+        self._server: _Server | None = None
+        self._asyncio_server: asyncio.Server | None = None
+
+    async def start(self) -> tuple[str, int]:
+        """Starts listening.
+
+        Returns:
+            The address, with the port that was taken.
+
+        Raises:
+            ConfigError: the address is taken or not this machine's.
+        """
+        host, port = host_and_port(self._listen)
+        self._server = _Server(
+            self._handler,
+            auto_decompress=False,
+            keepalive_timeout=_IDLE_S,
+            access_log=None,
+            lingering_time=5.0,
+        )
+        loop = asyncio.get_running_loop()
+        try:
+            self._asyncio_server = await loop.create_server(self._server, host, port, backlog=1024)
+        except (OSError, socket.gaierror) as error:
+            raise ConfigError(
+                f"{self.name}.listen: {self._listen}: {error.strerror}; "
+                "stop what listens there, or choose another port"
+            ) from None
+        bound = self._asyncio_server.sockets[0].getsockname()
+        return bound[0], bound[1]
+
+    async def stop(self) -> None:
+        """Takes no more requests and waits, within bounds, for those under way."""
+        if self._asyncio_server is None or self._server is None:
+            return
+        self._asyncio_server.close()
+        self._server.pre_shutdown()
+        await self._server.shutdown(_SHUTDOWN_S)

@@ -1,0 +1,50 @@
+"""What Prometheus sees. No label ever carries an alias, an address or anything else of a user."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """The gate's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "pictrs_gate_requests_total",
+            "Requests by route and status.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "pictrs_gate_request_seconds",
+            "Time to answer, by route.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.verdicts = Counter(
+            "pictrs_gate_verdicts_total", "Uploads by verdict.", ["verdict"], registry=self.registry
+        )
+        self.looks = Counter(
+            "pictrs_gate_looks_total",
+            "Files by what came of having them looked at.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.look_seconds = Histogram(
+            "pictrs_gate_look_seconds",
+            "Time until somebody had looked, or nobody.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.sealing_failures = Counter(
+            "pictrs_gate_sealing_failures_total", "Cases that could not be written.", registry=self.registry
+        )
+        self.uploads_in_progress = Gauge(
+            "pictrs_gate_uploads_in_progress",
+            "Uploads between their first byte and their answer.",
+            registry=self.registry,
+        )

@@ -1,0 +1,261 @@
+"""The gate's client of pict-rs, 0.5 and 0.6. Errors are told apart by `code`, never by their words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from proxy.errors import PictrsError
+from proxy.intake.multipart import Body, OutgoingFile, write
+from proxy.intake.target import write_target
+
+Query = Iterable[tuple[str, str]]
+
+_LARGEST_JSON = 16 * 1024 * 1024
+_CONNECT_S = 5.0
+_PROBE_S = 2.0
+# pict-rs (actix) closes an idle connection after 5 s; the gate has let go of it before.
+_KEEP_ALIVE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer of pict-rs."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    def json(self) -> dict[str, Any]:
+        """The JSON object that it holds, or an empty one."""
+        try:
+            value = json.loads(self.body)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One entry of `/internal/hashes`.
+
+    Attributes:
+        hex: 39 bytes in hexadecimal: SHA-256 of the stored bytes, 6 bytes of size, 1 of format.
+        aliases: every alias of the file.
+        content_type: as pict-rs serves it; None where it keeps no details.
+    """
+
+    hex: str
+    aliases: Sequence[str]
+    content_type: str | None
+
+
+class Pictrs:
+    """One pict-rs. Every call ends within `timeout_s`, or within what it is given."""
+
+    def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
+        self._url, self._api_key, self._timeout_s = url, api_key, timeout_s
+        self._pooled = _session(aiohttp.TCPConnector(limit=256, keepalive_timeout=_KEEP_ALIVE_S))
+        # Uploads are not repeated, so they must not meet a connection that pict-rs is just closing.
+        self._fresh = _session(aiohttp.TCPConnector(limit=256, force_close=True))
+        self._is_06: bool | None = None
+
+    async def close(self) -> None:
+        """Gives back all connections."""
+        await self._pooled.close()
+        await self._fresh.close()
+
+    @asynccontextmanager
+    async def open(
+        self, method: str, target: str, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A request passed on, its answer to be streamed.
+
+        Args:
+            target: path and query, written by `write_target`.
+
+        Raises:
+            PictrsError: no answer began within the time limit.
+        """
+        request = self._pooled.request(
+            method, self._at(target), headers=headers, data=body, allow_redirects=False
+        )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await request
+        except TimeoutError:
+            raise PictrsError(f"pict-rs did not answer within {self._timeout_s:.0f} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise PictrsError(f"pict-rs cannot be reached: {type(error).__name__}") from None
+        async with response:
+            yield response
+
+    async def upload(self, files: Sequence[OutgoingFile], query: Query, *, within_s: float) -> Answer:
+        """`POST /image` with a body of the gate's own making. Any answer is returned as it is.
+
+        Raises:
+            PictrsError: there was none within `within_s` seconds.
+        """
+        answer = await self._send(write_target(["image"], query), write(files), {}, within_s)
+        if answer.status == 201:
+            self._is_06 = "uploads" in answer.json()
+        return answer
+
+    async def import_file(self, alias: str, file: OutgoingFile, query: Query) -> dict[str, Any]:
+        """`POST /internal/import`: stores `file` under `alias`.
+
+        Returns:
+            pict-rs's entry for it: `file`, `delete_token`, `details`.
+
+        Raises:
+            PictrsError: refused (`code` says why; `duplicate-alias` where the alias is taken), or no answer.
+        """
+        named = OutgoingFile(alias, file.content_type, file.content)
+        answer = await self._send(
+            write_target(["internal", "import"], query), write([named]), self._key(), self._timeout_s
+        )
+        entries = self._checked(answer, 201).get("files")
+        if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
+            raise PictrsError("pict-rs answered an import without a file", status=answer.status)
+        return entries[0]
+
+    async def has(self, alias: str) -> bool:
+        """Whether pict-rs itself knows `alias`."""
+        answer = await self._get(["image", "details", "original", alias], (), {})
+        if answer.status == 404:
+            return False
+        self._checked(answer, 200)
+        return True
+
+    async def is_06(self) -> bool:
+        """Whether this is pict-rs 0.6, whose upload answers have another shape.
+
+        Known from its last upload answer; before the first one it is asked, which needs the key.
+        """
+        if self._is_06 is None and self._api_key is not None:
+            try:
+                answer = await self._get(["internal", "limits"], (), self._key(), within_s=_PROBE_S)
+            except PictrsError:
+                return False
+            if answer.status in (200, 404):
+                self._is_06 = answer.status == 200
+        return bool(self._is_06)
+
+    async def hashes(self, *, slug: str | None, limit: int) -> tuple[list[StoredFile], str | None]:
+        """One page of what is stored, newest first.
+
+        Args:
+            slug: of the page; None for the first.
+            limit: entries a page.
+
+        Returns:
+            The entries, and the slug of the next page or None.
+
+        Raises:
+            PictrsError: no such answer; `invalid-api-token` where the key is wrong.
+        """
+        query = [("limit", str(limit))] + ([("slug", slug)] if slug else [])
+        page = self._checked(await self._get(["internal", "hashes"], query, self._key()), 200).get("page")
+        if not isinstance(page, dict) or not isinstance(page.get("hashes"), list):
+            raise PictrsError("pict-rs answered /internal/hashes without a page")
+        files = [
+            StoredFile(
+                entry["hex"], tuple(entry["aliases"]), (entry.get("details") or {}).get("content_type")
+            )
+            for entry in page["hashes"]
+        ]
+        return files, page.get("next")
+
+    async def original(self, alias: str, *, largest: int) -> bytes:
+        """The stored bytes behind `alias`.
+
+        Raises:
+            PictrsError: not there, larger than `largest` bytes, or cut off.
+        """
+        answer = await self._get(["image", "original", alias], (), {}, largest=largest)
+        if answer.status != 200:
+            raise PictrsError(f"pict-rs answered {answer.status} for an original", status=answer.status)
+        return answer.body
+
+    # --- the wire ---
+
+    def _key(self) -> dict[str, str]:
+        if self._api_key is None:
+            raise PictrsError("pictrs.api_key is not set; pict-rs's internal routes need it")
+        return {"X-Api-Token": self._api_key}
+
+    def _at(self, target: str) -> URL:
+        return URL(self._url + target, encoded=True)
+
+    async def _get(
+        self,
+        segments: Sequence[str],
+        query: Query,
+        headers: Mapping[str, str],
+        *,
+        largest: int = _LARGEST_JSON,
+        within_s: float | None = None,
+    ) -> Answer:
+        url = self._at(write_target(segments, query))
+        request = self._pooled.get(url, headers=headers, allow_redirects=False)
+        return await self._whole(request, within_s or self._timeout_s, largest)
+
+    async def _send(self, target: str, body: Body, headers: Mapping[str, str], within_s: float) -> Answer:
+        async def pieces() -> AsyncIterator[bytes]:
+            for piece in body.pieces:
+                yield piece
+
+        request = self._fresh.post(
+            self._at(target),
+            data=pieces(),
+            headers={
+                **headers,
+                "Content-Type": body.content_type,
+                "Content-Length": str(body.length),
+            },
+            allow_redirects=False,
+        )
+        return await self._whole(request, within_s, _LARGEST_JSON)
+
+    async def _whole(self, request: Any, within_s: float, largest: int) -> Answer:
+        try:
+            async with asyncio.timeout(within_s), request as response:
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > largest:
+                        raise PictrsError(f"pict-rs answered with more than {largest} bytes")
+                return Answer(response.status, response.headers, bytes(body))
+        except TimeoutError:
+            raise PictrsError(f"pict-rs did not answer within {within_s:.0f} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise PictrsError(f"pict-rs cannot be reached: {type(error).__name__}") from None
+
+    @staticmethod
+    def _checked(answer: Answer, expected: int) -> dict[str, Any]:
+        content = answer.json()
+        if answer.status != expected:
+            code, msg = content.get("code"), content.get("msg")
+            raise PictrsError(
+                f"pict-rs answered {answer.status} {code}: {msg}",
+                status=answer.status,
+                code=code if isinstance(code, str) else None,
+            )
+        return content
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+    )

@@ -1,0 +1,97 @@
+"""`pictrs-gate review …`: cases as tables and words. Never a picture, unless it is asked for by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from proxy.database import Case
+
+
+def facts_of(case: Case) -> dict[str, Any]:
+    """A case as JSON values, for programs."""
+    return {
+        "id": case.id,
+        "state": case.state.value,
+        "created_at": case.created_at.isoformat(),
+        "reason": case.reason,
+        "rule": case.rule,
+        "sha256": case.sha256,
+        "size": case.size,
+        "content_type": case.content_type,
+        "alias": case.alias,
+        "arguments": case.arguments,
+        "signals": case.signals,
+        "ensemble": case.ensemble,
+        "decided_at": case.decided_at and case.decided_at.isoformat(),
+        "decided_by": case.decided_by,
+    }
+
+
+def print_list(console: Console, cases: Sequence[Case], *, as_json: bool) -> None:
+    """All `cases`, a line each."""
+    if as_json:
+        console.out(json.dumps([facts_of(case) for case in cases], indent=1))
+        return
+    if not cases:
+        console.print("No cases.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("case", "state", "age", "type", "signals", "why"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("case", "state", "age"))
+    for case in cases:
+        signals = _signals(case) if case.signals else "not seen"
+        age = _age(case.created_at)
+        table.add_row(case.id, case.state.value, age, case.content_type or "?", signals, case.reason)
+    console.print(table)
+
+
+def print_case(console: Console, case: Case, *, as_json: bool) -> None:
+    """Everything that is known about one case, in words."""
+    if as_json:
+        console.out(json.dumps(facts_of(case), indent=1))
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("case", case.id)
+    decided = f", by {case.decided_by} at {case.decided_at:%Y-%m-%d %H:%M:%S} UTC" if case.decided_at else ""
+    table.add_row("state", f"{case.state.value}{decided}")
+    table.add_row("since", f"{case.created_at:%Y-%m-%d %H:%M:%S} UTC ({_age(case.created_at)} ago)")
+    table.add_row("why", case.reason)
+    for name, value in sorted((case.signals or {}).items()):
+        table.add_row(f"signal {name}", f"{value:.3f}  {_in_words(value)}")
+    if case.ensemble:
+        table.add_row("seen by", case.ensemble)
+    table.add_row("file", f"{case.content_type or 'unknown type'}, {case.size or '?'} bytes")
+    table.add_row("sha256", case.sha256 or "in the sealed file")
+    table.add_row("alias", case.alias or "none was promised")
+    if case.arguments:
+        table.add_row("asked for", "&".join(f"{key}={value}" for key, value in case.arguments))
+    table.add_row("sealed file", case.file)
+    console.print(table)
+
+
+def _signals(case: Case) -> str:
+    return " ".join(f"{name}={value:.2f}" for name, value in sorted((case.signals or {}).items()))
+
+
+def _in_words(value: float) -> str:
+    """A signal is a suspicion; these words keep it one."""
+    for bound, words in ((0.9, "very likely"), (0.6, "likely"), (0.3, "possible"), (0.1, "unlikely")):
+        if value >= bound:
+            return words
+    return "very unlikely"
+
+
+def _age(moment: datetime) -> str:
+    seconds = int((datetime.now(UTC) - moment).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{max(seconds, 0)} s"

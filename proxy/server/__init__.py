@@ -1,0 +1,1 @@
+"""pict-rs's API as the gate serves it."""

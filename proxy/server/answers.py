@@ -1,0 +1,61 @@
+"""Answers in pict-rs's shapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from proxy.cases.keeping import Promise
+from proxy.errors import Refusal
+from proxy.pictrs import Answer
+
+# Also what keeps caches and other servers from keeping a placeholder.
+NO_STORE = "no-store"
+SERVER = "pictrs-gate"  # instead of the versions of Python and aiohttp
+
+
+def json_answer(status: int, content: Mapping[str, Any], **headers: str) -> web.Response:
+    """A JSON answer, written as compactly as pict-rs writes it."""
+    body = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def refusal(error: Refusal) -> web.Response:
+    """`{"code", "msg"}`."""
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return json_answer(error.status, {"code": error.code, "msg": error.msg}, **headers)
+
+
+def relayed(answer: Answer) -> web.Response:
+    """pict-rs's own answer to an upload, byte for byte."""
+    response = web.Response(status=answer.status, body=answer.body)
+    response.headers["Content-Type"] = answer.headers.get("Content-Type", "application/json")
+    return response
+
+
+def upload_entry(promise: Promise, *, is_06: bool) -> dict[str, Any]:
+    """What pict-rs would say about one stored file, about one that is held."""
+    if is_06:
+        return {
+            "file": promise.alias,
+            "alias": promise.alias,
+            "delete_token": promise.delete_token,
+            "details": promise.details,
+        }
+    details = dict(sorted(promise.details.items()))
+    return {"delete_token": promise.delete_token, "details": details, "file": promise.alias}
+
+
+def upload_answer(entries: Sequence[Mapping[str, Any]], *, is_06: bool) -> web.Response:
+    """pict-rs's answer to an upload: the entries in the order of the files, keys in its order."""
+    if is_06:
+        return json_answer(201, {"msg": "ok", "files": entries, "uploads": entries})
+    return json_answer(201, {"files": entries, "msg": "ok"})
+
+
+def read_answer(content: Mapping[str, Any], *, is_06: bool) -> web.Response:
+    """pict-rs's answer with the details or the blurhash of one file; 0.6 says `msg` in every answer."""
+    return json_answer(200, {"msg": "ok", **content} if is_06 else content)

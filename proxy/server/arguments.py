@@ -1,0 +1,79 @@
+"""What an upload's query asks of pict-rs, as far as a held upload must be answered without pict-rs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proxy.errors import Refusal
+from proxy.media import Format, Kind, Measure, Size, processed_size
+
+_NUMBERS = {  # pict-rs, struct UploadLimits: the largest value that each one's type holds
+    "max_width": 2**16 - 1,
+    "max_height": 2**16 - 1,
+    "max_area": 2**32 - 1,
+    "max_frame_count": 2**32 - 1,
+    "max_file_size": 2**64 - 1,
+}
+_ALLOWS = {"allow_image": Kind.IMAGE, "allow_animation": Kind.ANIMATION, "allow_video": Kind.VIDEO}
+_MEGABYTE = 1024 * 1024
+
+
+class Arguments:
+    """The query of an upload: limits, and processing steps in their order."""
+
+    def __init__(self, query: Sequence[tuple[str, str]]) -> None:
+        """
+        Raises:
+            Refusal: pict-rs would not understand it (its own status and code).
+        """
+        self.query = tuple(query)
+        self._limits: dict[str, int] = {}
+        self._disallowed: set[Kind] = set()
+        self._steps: list[tuple[str, str]] = []
+        for key, value in query:
+            if key in _NUMBERS:
+                self._limits[key] = _number(value, _NUMBERS[key])
+            elif key in _ALLOWS:
+                if value not in ("true", "false"):
+                    raise Refusal(400, "invalid-query", "provided string was not `true` or `false`")
+                if value == "false":
+                    self._disallowed.add(_ALLOWS[key])
+            else:
+                self._steps.append((key, value))
+        try:
+            processed_size(Size(1, 1), self._steps)
+        except ValueError:
+            raise Refusal(500, "invalid-process-path", "Provided process path is invalid") from None
+
+    def check(self, media: Format, measure: Measure | None, file_bytes: int) -> None:
+        """What pict-rs would check before it stores a file.
+
+        Raises:
+            Refusal: it would not store it.
+        """
+        limit = self._limits.get
+        if measure is not None:
+            width, height = measure.size
+            if width > limit("max_width", width):
+                raise Refusal(400, "validate-width", "Too wide")
+            if height > limit("max_height", height):
+                raise Refusal(400, "validate-height", "Too tall")
+            if measure.frames and measure.frames > limit("max_frame_count", measure.frames):
+                raise Refusal(400, "validate-frames", "Too many frames")
+            if width * height > limit("max_area", width * height):
+                raise Refusal(400, "validate-area", "Too many pixels")
+        if "max_file_size" in self._limits and file_bytes > self._limits["max_file_size"] * _MEGABYTE:
+            raise Refusal(413, "validate-file-size", "Filesize too large")
+        if media.kind in self._disallowed:
+            raise Refusal(400, "media-disallowed", "Media type wasn't allowed for this upload")
+
+    def size_after(self, media: Format, size: Size) -> Size:
+        """The size that pict-rs would store; it does not process videos."""
+        return size if media.kind is Kind.VIDEO else processed_size(size, self._steps)
+
+
+def _number(value: str, largest: int) -> int:
+    digits = value.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 20 or int(digits) > largest:
+        raise Refusal(400, "invalid-query", "invalid digit found in string")
+    return int(digits)
