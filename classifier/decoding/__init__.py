@@ -1,0 +1,107 @@
+"""From bytes to what the heads take, in processes that can be killed.
+
+A file is untrusted until it is an array of pixels. Decoding it, and whatever else looks at its pixels
+one by one, happens in a worker process; the server only ever sees what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Array: TypeAlias = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded frame: RGB, upright, over white.
+
+    Attributes:
+        index: its place in the file, from 0.
+        file_sha256: of the whole file, in hexadecimal.
+    """
+
+    image: Image.Image
+    index: int
+    file_sha256: str
+
+
+class Preparation(Protocol):
+    """Turns a frame into what one head takes. Runs in a worker process, so it is small and picklable.
+
+    Equal preparations are made once a frame, however many heads want them: implementations are frozen
+    dataclasses, so that equality is that of their settings.
+    """
+
+    def prepare(self, frame: Frame) -> Array:
+        """The head's input: shape (k, …), k items of the frame (one for the whole, or one a face)."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What a file turned out to be.
+
+    Attributes:
+        kind: `image` or `animation`.
+        format: `jpeg`, `png`, `apng`, …
+        width, height: pixels, once upright.
+        frames: in the file; `frames_scored` of them are looked at.
+    """
+
+    kind: str
+    format: str
+    width: int
+    height: int
+    frames: int
+    frames_scored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hashes:
+    """
+    Attributes:
+        sha256: of the bytes.
+        pdq: 256 bits in hexadecimal, of the first scored frame; None where `pdqhash` is not installed.
+        pdq_quality: 0..100; below 50 the hash says little (PDQ's own documentation).
+    """
+
+    sha256: str
+    pdq: str | None
+    pdq_quality: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A file, ready for the heads.
+
+    Attributes:
+        indices: of the scored frames in the file.
+        inputs: for each preparation one array a scored frame.
+    """
+
+    media: Media
+    hashes: Hashes
+    indices: Sequence[int]
+    inputs: Mapping[Preparation, Sequence[Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    Attributes:
+        pixels: of one frame. pict-rs takes 40 million by default.
+        frames: that are scored, at most.
+        memory_bytes: of address space that one worker process may have.
+    """
+
+    pixels: int = 64_000_000
+    frames: int = 32
+    memory_bytes: int = 4 * 1024**3

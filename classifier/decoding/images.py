@@ -1,0 +1,92 @@
+"""Still pictures and animations by Pillow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from classifier.decoding import Frame, Limits, Media
+from classifier.errors import too_large, undecodable, unsupported
+
+# Pillow's name → pict-rs's. An MPO is a JPEG with further JPEGs behind it, of which nobody shows any.
+_FORMATS = {"AVIF": "avif", "GIF": "gif", "JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
+_OPENED = tuple(name for name in _FORMATS if name != "MPO")  # the JPEG plugin opens those too
+FORMATS = ("apng", *sorted(set(_FORMATS.values())))
+
+
+def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator[Frame]]:
+    """Opens a picture.
+
+    Returns:
+        What it is, and its scored frames, decoded one by one as they are asked for.
+
+    Raises:
+        Rejection: it is none, or too large.
+    """
+    Image.MAX_IMAGE_PIXELS = limits.pixels  # Pillow raises at twice this; the check below is exact
+    try:
+        image = Image.open(io.BytesIO(content), formats=_OPENED)
+    except UnidentifiedImageError:
+        raise unsupported("not a picture in a format that is looked at") from None
+    except Image.DecompressionBombError:
+        raise too_large(f"more than {limits.pixels} pixels") from None
+    except Exception as error:  # noqa: BLE001 — whatever a codec raises, it is the file's fault
+        raise undecodable(f"cannot be opened: {type(error).__name__}") from None
+    if image.width * image.height > limits.pixels:
+        raise too_large(f"{image.width}×{image.height} is more than {limits.pixels} pixels")
+    count = 1 if image.format == "MPO" else _count_frames(image)
+    indices = choose_frames(count, limits.frames)
+    name = _FORMATS[str(image.format)]
+    width, height = image.size
+    if image.getexif().get(0x0112) in (5, 6, 7, 8):  # Exif: orientations that lie on their side
+        width, height = height, width
+    media = Media(
+        kind="animation" if count > 1 else "image",
+        format="apng" if name == "png" and count > 1 else name,
+        width=width,
+        height=height,
+        frames=count,
+        frames_scored=len(indices),
+    )
+    return media, _frames(image, indices, sha256)
+
+
+def choose_frames(count: int, most: int) -> list[int]:
+    """Which frames are scored: all, or `most` of them evenly spread, first and last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
+
+
+def _count_frames(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception as error:  # noqa: BLE001 — as above
+        raise undecodable(f"its frames cannot be counted: {type(error).__name__}") from None
+
+
+def _frames(image: Image.Image, indices: list[int], sha256: str) -> Iterator[Frame]:
+    for index in indices:
+        try:
+            if index:
+                image.seek(index)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            yield Frame(_over_white(upright), index, sha256)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 — as above
+            raise undecodable(f"frame {index} cannot be decoded: {type(error).__name__}") from None
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """RGB, with what is transparent over white, as most pages show it."""
+    if image.mode.startswith("I;16"):  # 16-bit grey, of which a plain conversion keeps only the lowest bits
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,83 @@
+"""What a worker process does: one file at a time, from bytes to the heads' inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import resource
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from classifier.decoding import Array, Decoded, Frame, Hashes, Limits, Preparation
+from classifier.decoding.images import decode
+from classifier.errors import Rejection, too_large, undecodable
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A rejection on its way between processes."""
+
+    status: int
+    code: str
+    message: str
+
+
+def work(connection: Connection, preparations: Sequence[Preparation], limits: Limits) -> None:
+    """Answers every file that comes over `connection` until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends its workers
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the picture
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            content = connection.recv_bytes()
+            connection.send(_answer(content, preparations, limits))
+
+
+def _answer(content: bytes, preparations: Sequence[Preparation], limits: Limits) -> Decoded | Failure:
+    try:
+        return prepare(content, preparations, limits)
+    except Rejection as known:
+        return Failure(known.status, known.code, known.message)
+    except MemoryError:
+        rejection = too_large("decoding it takes more memory than a worker may have")
+    except Exception as error:  # noqa: BLE001 — the border of the process: nothing of the file leaves it
+        rejection = undecodable(f"could not be prepared: {type(error).__name__}")
+    return Failure(rejection.status, rejection.code, rejection.message)
+
+
+def prepare(content: bytes, preparations: Sequence[Preparation], limits: Limits) -> Decoded:
+    """Decodes a file and prepares its scored frames for the heads.
+
+    Raises:
+        Rejection: it cannot be looked at.
+    """
+    sha256 = hashlib.sha256(content).hexdigest()
+    media, frames = decode(content, sha256, limits)
+    inputs: dict[Preparation, list[Array]] = {preparation: [] for preparation in preparations}
+    indices: list[int] = []
+    hashes = Hashes(sha256, None, None)
+    for frame in frames:
+        if not indices:
+            hashes = Hashes(sha256, *_pdq(frame))
+        indices.append(frame.index)
+        for preparation, arrays in inputs.items():
+            arrays.append(preparation.prepare(frame))
+    return Decoded(media, hashes, indices, inputs)
+
+
+def _pdq(frame: Frame) -> tuple[str | None, int | None]:
+    try:
+        import pdqhash
+    except ImportError:
+        return None, None
+    # PDQ reduces to 64×64 itself; 512 is the size from which its reference implementation works.
+    small = frame.image
+    if max(small.size) > 512:
+        small = ImageOps.contain(small, (512, 512), Image.Resampling.BILINEAR)
+    bits, quality = pdqhash.compute(np.asarray(small))
+    return np.packbits(bits).tobytes().hex(), int(quality)

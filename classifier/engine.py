@@ -1,0 +1,102 @@
+"""From bytes to signals: decoding in processes, the models in a thread, a bound on how many wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from classifier.decoding import Hashes, Media
+from classifier.decoding.pool import DecodingPool
+from classifier.ensembles import Ensemble, FrameSignals, strongest
+from classifier.errors import deadline_exceeded, overloaded
+from classifier.heads import Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was seen of one file.
+
+    Attributes:
+        timing_ms: milliseconds of each stage: `decode`, `queue` (for the models), `infer`.
+    """
+
+    media: Media
+    hashes: Hashes
+    signals: Signals
+    frames: Sequence[FrameSignals]
+    timing_ms: dict[str, float]
+
+
+class Engine:
+    """Looks at files, several at once."""
+
+    def __init__(self, ensemble: Ensemble, pool: DecodingPool, most_waiting: int) -> None:
+        """
+        Args:
+            ensemble: what looks.
+            pool: what decodes; started and closed with the engine.
+            most_waiting: files under way or waiting; one more is refused at once.
+        """
+        self.ensemble = ensemble
+        self._pool = pool
+        self._most_waiting = most_waiting
+        self._waiting = 0
+        self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
+
+    @property
+    def waiting(self) -> int:
+        """Files under way or waiting."""
+        return self._waiting
+
+    async def start(self) -> None:
+        """Starts the decoders."""
+        await self._pool.start()
+
+    async def close(self) -> None:
+        """Ends the decoders, and waits for what the models are doing."""
+        await self._pool.close()
+        await asyncio.to_thread(self._models.shutdown)
+
+    async def look(self, content: bytes, *, deadline: float) -> Result:
+        """Looks at one file.
+
+        Args:
+            content: its bytes.
+            deadline: on the event loop's clock.
+
+        Raises:
+            Rejection: it cannot be looked at, not in time, or not now.
+        """
+        if self._waiting >= self._most_waiting:
+            raise overloaded(f"{self._waiting} files are waiting already")
+        self._waiting += 1
+        try:
+            return await self._look(content, deadline)
+        finally:
+            self._waiting -= 1
+
+    async def _look(self, content: bytes, deadline: float) -> Result:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        decoded = await self._pool.decode(content, deadline=deadline)
+        queued = loop.time()
+        started = queued
+
+        def infer() -> list[FrameSignals]:
+            nonlocal started
+            started = loop.time()
+            if started >= deadline:
+                raise deadline_exceeded()
+            return self.ensemble.score(decoded)
+
+        try:
+            async with asyncio.timeout_at(deadline):
+                frames = await loop.run_in_executor(self._models, infer)
+        except TimeoutError:
+            raise deadline_exceeded() from None
+        ended = loop.time()
+        stages = {"decode": queued - began, "queue": started - queued, "infer": ended - started}
+        timing_ms = {stage: round(seconds * 1000, 2) for stage, seconds in stages.items()}
+        return Result(decoded.media, decoded.hashes, strongest(frames), frames, timing_ms)

