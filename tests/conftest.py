@@ -1,0 +1,81 @@
+"""What the tests share: one pict-rs, one classifier whose head is scripted, gates as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import pictrs, pictures
+from tests.gate import Classifier, Gate, scripted
+
+_HITS = 60
+SIGNALS = {"sexual": 0.9, "minor": 0.8}
+
+
+@pytest.fixture(scope="session")
+def hits() -> list[bytes]:
+    """Pictures that the scripted classifier takes for what has to be held. Drawn shapes, in truth."""
+    return [pictures.jpeg((320, 240), seed=10_000 + number) for number in range(_HITS)]
+
+
+@pytest.fixture
+def hit(hits: list[bytes]) -> bytes:
+    """One of them that no other test has."""
+    return hits.pop()
+
+
+@pytest.fixture(scope="session")
+def running_pictrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pictrs.Pictrs]:
+    """pict-rs: the real one where there is one."""
+    running = pictrs.Pictrs(tmp_path_factory.mktemp("pictrs"), real=pictrs.find())
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory, hits: list[bytes]) -> Iterator[Classifier]:
+    """A classifier with a scripted head."""
+    folder = tmp_path_factory.mktemp("classifier")
+    running = Classifier(folder, ensemble=scripted(folder, dict.fromkeys(hits, SIGNALS)))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def gate(
+    tmp_path_factory: pytest.TempPathFactory, running_pictrs: pictrs.Pictrs, classifier: Classifier
+) -> Iterator[Gate]:
+    """A gate as the documentation configures it, between the two."""
+    running = Gate(
+        tmp_path_factory.mktemp("gate"),
+        pictrs_url=running_pictrs.url,
+        api_key=running_pictrs.api_key,
+        classifier_url=classifier.url,
+    )
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def new_gate(
+    tmp_path: Path, running_pictrs: pictrs.Pictrs, classifier: Classifier
+) -> Iterator[Callable[..., Gate]]:
+    """Makes gates that differ from the usual one; stops them after the test."""
+    made: list[Gate] = []
+
+    def make(**changes: object) -> Gate:
+        usual: dict[str, object] = {
+            "pictrs_url": running_pictrs.url,
+            "api_key": running_pictrs.api_key,
+            "classifier_url": classifier.url,
+        }
+        new = Gate(tmp_path / f"gate-{len(made)}", **{**usual, **changes})  # type: ignore[arg-type]
+        made.append(new)
+        return new
+
+    yield make
+    for one in made:
+        if one.program is not None:
+            one.program.kill()

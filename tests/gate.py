@@ -1,0 +1,161 @@
+"""A running gate and a running classifier, as an operator starts them, with everything in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.client import Answer, upload
+from tests.processes import Program, answers, free_port
+
+TOKEN = "a-token-for-tests-only"
+_BIN = Path(sys.executable).parent
+RULES: Sequence[Mapping[str, Any]] = ({"name": "a suspicion", "at_least": {"sexual": 0.5, "minor": 0.35}},)
+
+
+class Classifier:
+    """A running `pictrs-classifier`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ensemble: str | Path = "starter",
+        port: int | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        token_file = folder / "token"
+        token_file.write_text(TOKEN)
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        listen = ["--listen", f"127.0.0.1:{self.port}", "--token-file", token_file]
+        command = [_BIN / "pictrs-classifier", "serve", "--ensemble", ensemble, *listen, *options]
+        self.program = Program(command, folder / "classifier.log")
+        self.program.wait_until(lambda: answers(f"{self.url}/readyz"), within_s=60)
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.program.stop()
+
+
+def scripted(folder: Path, hits: Mapping[bytes, Mapping[str, float]]) -> Path:
+    """The recipe of an ensemble that gives each content in `hits` its signals, all others next to none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [
+        f'"{hashlib.sha256(content).hexdigest()}" = {_value(signals)}' for content, signals in hits.items()
+    ]
+    recipe = folder / "scripted.toml"
+    recipe.write_text(
+        'name = "scripted"\nabout = "for tests"\n[[heads]]\nkind = "scripted"\n'
+        "otherwise = { sexual = 0.01, minor = 0.02 }\n[heads.files]\n" + "\n".join(files)
+    )
+    return recipe
+
+
+class Gate:
+    """A running `pictrs-gate` with keys, cases and database in a folder of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pictrs_url: str,
+        api_key: str | None,
+        classifier_url: str,
+        rules: Sequence[Mapping[str, Any]] = RULES,
+        policy: Mapping[str, Any] | None = None,
+        pictrs: Mapping[str, Any] | None = None,
+        server: Mapping[str, Any] | None = None,
+        token: str = TOKEN,
+        env: Mapping[str, str] | None = None,
+        start: bool = True,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port, self.internal_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.internal_url = f"http://127.0.0.1:{self.internal_port}"
+        self.config = folder / "gate.toml"
+        self.key = folder / "reviewer.key"
+        made = self.run("keys", "new", "--output", str(self.key))
+        self.recipient = made.stdout.strip()
+        (folder / "classifier-token").write_text(token)
+        sections: dict[str, Mapping[str, Any]] = {
+            "server": {"listen": f"127.0.0.1:{self.port}", **(server or {})},
+            "internal": {"listen": f"127.0.0.1:{self.internal_port}"},
+            "pictrs": {
+                "url": pictrs_url,
+                "max_file_count": 4,
+                **({"api_key": api_key} if api_key else {}),
+                **(pictrs or {}),
+            },
+            "policy": policy or {},
+            "cases": {"folder": "cases", "recipients": [self.recipient], "identity_file": "reviewer.key"},
+            "database": {"url": "sqlite:///gate.db"},
+        }
+        tables = [(f"[{name}]", values) for name, values in sections.items()]
+        tables.append(("[[classifiers]]", {"url": classifier_url, "token_file": "classifier-token"}))
+        tables += [("[[policy.rules]]", rule) for rule in rules]
+        self.config.write_text("\n".join(_table(head, values) for head, values in tables))
+        self.program: Program | None = None
+        if start:
+            self.start(env)
+
+    def start(self, env: Mapping[str, str] | None = None) -> None:
+        """Starts it, with more environment."""
+        command = [_BIN / "pictrs-gate", "--log-level", "debug", "serve", "--config", self.config]
+        self.program = Program(command, self.folder / "gate.log", env=env)
+        self.program.wait_until(lambda: answers(f"{self.url}/healthz"))
+
+    def stop(self) -> int:
+        """Ends it; returns its exit status."""
+        assert self.program is not None
+        return self.program.stop()
+
+    def run(
+        self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command of `pictrs-gate` beside it."""
+        return subprocess.run(
+            [_BIN / "pictrs-gate", "--log-level", "warning", *words],
+            capture_output=True,
+            text=True,
+            check=check,
+            cwd=self.folder,
+            timeout=120,
+            env=env,
+        )
+
+    def review(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`pictrs-gate review …` with its configuration."""
+        return self.run("review", *words, "--config", str(self.config), check=check)
+
+    def cases(self) -> list[dict[str, Any]]:
+        """All cases, newest first."""
+        listed: list[dict[str, Any]] = json.loads(self.review("list", "--json").stdout)
+        return listed
+
+    def upload(self, *contents: bytes, query: str = "") -> Answer:
+        """Uploads through it."""
+        return upload(self.url, *contents, query=query)
+
+    def log(self) -> str:
+        """What it has logged."""
+        assert self.program is not None
+        return self.program.output()
+
+
+def _table(head: str, values: Mapping[str, Any]) -> str:
+    return "\n".join([head, *(f"{key} = {_value(value)}" for key, value in values.items())])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)

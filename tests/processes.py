@@ -1,0 +1,87 @@
+"""Starts the programs that tests and demo need on free loopback ports, and ends them by process id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Program:
+    """A program that runs until it is stopped. Its output goes to a file."""
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.log = log
+        self._command = [str(word) for word in command]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self._command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(env or {})},
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    def wait_until(self, ready: Callable[[], bool], within_s: float = 30.0) -> None:
+        """Waits until `ready()`; raises with the program's output where it ends or takes too long."""
+        end = time.monotonic() + within_s
+        while not ready():
+            if self.process.poll() is not None or time.monotonic() > end:
+                status = self.process.poll()
+                self.kill()
+                raise RuntimeError(f"{self._command[0]}: not ready (status {status}):\n{self.output()}")
+            time.sleep(0.03)
+
+    def output(self) -> str:
+        """Everything that it has printed."""
+        return self.log.read_text(errors="replace")
+
+    def stop(self, within_s: float = 20.0) -> int:
+        """Asks it to end, insists after a while; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(within_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """kill -9, of it and of what it has started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def answers(url: str) -> bool:
+    """Whether anything answers HTTP at `url`, whatever the status."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
