@@ -70,7 +70,6 @@ async def serve(settings: Settings, server: ServerSettings, host: str, port: int
         SetupError: it cannot start; the message says what to mend.
     """
     engine = build_engine(settings)
-    await engine.start()
     runner = web.AppRunner(
         Server(server, engine, Metrics()).application(),
         access_log=None,
@@ -79,6 +78,7 @@ async def serve(settings: Settings, server: ServerSettings, host: str, port: int
         shutdown_timeout=_SHUTDOWN_S,
     )
     try:
+        await engine.start()
         await runner.setup()
         site = web.TCPSite(runner, host, port, backlog=1024)
         try:
@@ -107,7 +107,6 @@ async def score_files(settings: Settings, files: Sequence[tuple[str, bytes]]) ->
         SetupError: the ensemble cannot be built.
     """
     engine = build_engine(settings)
-    await engine.start()
     deadline = asyncio.get_running_loop().time() + 60 * max(1, len(files))
 
     async def one(content: bytes) -> Result | Rejection:
@@ -117,6 +116,7 @@ async def score_files(settings: Settings, files: Sequence[tuple[str, bytes]]) ->
             return rejection
 
     try:
+        await engine.start()
         return list(await asyncio.gather(*(one(content) for _, content in files)))
     finally:
         await engine.close()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from PIL import Image
+
 from classifier.decoding import Hashes, Media
 from classifier.decoding.pool import DecodingPool
 from classifier.ensembles import Ensemble, FrameSignals, strongest
-from classifier.errors import deadline_exceeded, overloaded
+from classifier.errors import Rejection, SetupError, deadline_exceeded, overloaded
 from classifier.heads import Signals
+
+_WARM_UP_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,18 @@ class Engine:
         return self._waiting
 
     async def start(self) -> None:
-        """Starts the decoders."""
+        """Starts the decoders, and has everything look once, so that the first real file finds it warm.
+
+        Raises:
+            SetupError: the decoders do not start, or the models fail on a blank picture.
+        """
         await self._pool.start()
+        blank = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(blank, "PNG")
+        try:
+            await self.look(blank.getvalue(), deadline=asyncio.get_running_loop().time() + _WARM_UP_S)
+        except Rejection as rejection:
+            raise SetupError(f"the ensemble fails on a blank picture: {rejection}") from None
 
     async def close(self) -> None:
         """Ends the decoders, and waits for what the models are doing."""

@@ -20,6 +20,7 @@ from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
 from proxy.config import Config
 from proxy.database import Database, cases
+from proxy.faults import FaultPoint
 from proxy.intake.uploads import UploadLimits
 from proxy.internal.server import Internal
 from proxy.known_hashes import KnownHashes
@@ -49,6 +50,7 @@ class Parts:
     policy: Policy
     known: KnownHashes
     metrics: Metrics
+    fault: FaultPoint
 
 
 @asynccontextmanager
@@ -58,9 +60,9 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     Raises:
         ConfigError: one of them cannot work with the configuration.
     """
-    metrics = Metrics()
+    metrics, fault = Metrics(), faults.from_environment()
     policy = policy_of(config)
-    quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients))
+    quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients), fault)
     database = Database(config.database.url)
     known = KnownHashes(database, config.policy.block_lists)
     channels = [
@@ -70,7 +72,7 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     lookout = Lookout(channels, policy.signals, metrics)
     pictrs = Pictrs(config.pictrs.url, _api_key(config), config.pictrs.timeout_s)
     try:
-        yield Parts(config, database, quarantine, pictrs, lookout, policy, known, metrics)
+        yield Parts(config, database, quarantine, pictrs, lookout, policy, known, metrics, fault)
     finally:
         await lookout.close()
         await pictrs.close()
@@ -85,7 +87,6 @@ async def serve(config: Config) -> None:
     """
     async with parts(config) as made:
         await made.lookout.check()
-        fault = faults.from_environment()
         uploads = Uploads(
             settings=UploadSettings(
                 limits=UploadLimits(
@@ -98,11 +99,11 @@ async def serve(config: Config) -> None:
             known=made.known,
             lookout=made.lookout,
             policy=made.policy,
-            keeper=Keeper(made.database, made.quarantine, fault),
+            keeper=Keeper(made.database, made.quarantine, made.fault),
             database=made.database,
             pictrs=made.pictrs,
             metrics=made.metrics,
-            fault=fault,
+            fault=made.fault,
         )
         reads = Reads(made.database, made.pictrs, Placeholders())
         gateway = Gateway(uploads, reads, _api_key(config), made.metrics)

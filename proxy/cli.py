@@ -74,7 +74,7 @@ async def _review_show(options: argparse.Namespace) -> None:
 async def _review_release(options: argparse.Namespace) -> None:
     config = load(options.config)
     async with app.parts(config) as made:
-        decider = Decider(made.database, made.quarantine, made.pictrs)
+        decider = Decider(made.database, made.quarantine, made.pictrs, made.fault)
         case = await decider.release(
             options.case, identity_file=_identity(options, config), reviewer=options.reviewer
         )
@@ -85,7 +85,7 @@ async def _review_release(options: argparse.Namespace) -> None:
 
 async def _review_confirm(options: argparse.Namespace) -> None:
     async with app.parts(load(options.config)) as made:
-        decider = Decider(made.database, made.quarantine, made.pictrs)
+        decider = Decider(made.database, made.quarantine, made.pictrs, made.fault)
         case = await decider.confirm(options.case, reviewer=options.reviewer)
     print(f"{case.id}: confirmed; it is kept, and the same file is refused from now on")
 

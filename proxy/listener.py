@@ -40,7 +40,7 @@ class _Protocol(web.RequestHandler):
         log.info("a request could not be read: %s", type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was under way")
-        response = web.Response(status=status)
+        response = web.Response(status=status, headers={"Server": "pictrs-gate"})
         response.force_close()
         return response
 

@@ -127,7 +127,7 @@ class Demo:
         )
 
     def case_is_listed(self) -> str:
-        (case,) = self.gate.cases()
+        (case,) = json.loads(self.gate.review("list", "--json").stdout)
         expect(case["state"] == "pending" and case["alias"] == self.alias, "the case is not as it should be")
         self.case = case["id"]
         sealed = (self.gate.folder / "cases" / f"{self.case}.age").read_bytes()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from proxy.cases.sealing import write_new_identity
+from proxy.database import Database, LedgerEntry, cases, ledger
+from proxy.review.terminal import facts_of
 from tests.client import Answer, upload
 from tests.processes import Program, answers, free_port
 
@@ -28,6 +33,7 @@ class Classifier:
         ensemble: str | Path = "starter",
         port: int | None = None,
         options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         token_file = folder / "token"
@@ -36,7 +42,7 @@ class Classifier:
         self.url = f"http://127.0.0.1:{self.port}"
         listen = ["--listen", f"127.0.0.1:{self.port}", "--token-file", token_file]
         command = [_BIN / "pictrs-classifier", "serve", "--ensemble", ensemble, *listen, *options]
-        self.program = Program(command, folder / "classifier.log")
+        self.program = Program(command, folder / "classifier.log", env=env)
         self.program.wait_until(lambda: answers(f"{self.url}/readyz"), within_s=60)
 
     def stop(self) -> None:
@@ -83,8 +89,7 @@ class Gate:
         self.internal_url = f"http://127.0.0.1:{self.internal_port}"
         self.config = folder / "gate.toml"
         self.key = folder / "reviewer.key"
-        made = self.run("keys", "new", "--output", str(self.key))
-        self.recipient = made.stdout.strip()
+        self.recipient = write_new_identity(self.key)
         (folder / "classifier-token").write_text(token)
         sections: dict[str, Mapping[str, Any]] = {
             "server": {"listen": f"127.0.0.1:{self.port}", **(server or {})},
@@ -129,17 +134,34 @@ class Gate:
             check=check,
             cwd=self.folder,
             timeout=120,
-            env=env,
+            env={**os.environ, **(env or {})},
         )
 
-    def review(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def review(
+        self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """`pictrs-gate review …` with its configuration."""
-        return self.run("review", *words, "--config", str(self.config), check=check)
+        return self.run("review", *words, "--config", str(self.config), check=check, env=env)
 
     def cases(self) -> list[dict[str, Any]]:
-        """All cases, newest first."""
-        listed: list[dict[str, Any]] = json.loads(self.review("list", "--json").stdout)
-        return listed
+        """All cases, newest first, as `review list --json` gives them; read beside the gate, for speed."""
+        with self.database() as database:
+            return [facts_of(case) for case in cases.listed(database)]
+
+    def ledger(self) -> list[LedgerEntry]:
+        """All entries, their chain checked."""
+        with self.database() as database:
+            assert ledger.first_broken(database) is None
+            return ledger.entries(database)
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """Its database, opened a second time."""
+        opened = Database(f"sqlite:///{self.folder}/gate.db")
+        try:
+            yield opened
+        finally:
+            opened.close()
 
     def upload(self, *contents: bytes, query: str = "") -> Answer:
         """Uploads through it."""

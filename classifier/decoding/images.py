@@ -25,22 +25,24 @@ def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator
     Raises:
         Rejection: it is none, or too large.
     """
-    Image.MAX_IMAGE_PIXELS = limits.pixels  # Pillow raises at twice this; the check below is exact
+    Image.MAX_IMAGE_PIXELS = None  # the check below is exact, and comes before a pixel is decoded
     try:
         image = Image.open(io.BytesIO(content), formats=_OPENED)
     except UnidentifiedImageError:
         raise unsupported("not a picture in a format that is looked at") from None
-    except Image.DecompressionBombError:
-        raise too_large(f"more than {limits.pixels} pixels") from None
     except Exception as error:  # noqa: BLE001 — whatever a codec raises, it is the file's fault
         raise undecodable(f"cannot be opened: {type(error).__name__}") from None
     if image.width * image.height > limits.pixels:
         raise too_large(f"{image.width}×{image.height} is more than {limits.pixels} pixels")
-    count = 1 if image.format == "MPO" else _count_frames(image)
+    try:
+        count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+        orientation = image.getexif().get(0x0112, 1)  # reads a whole PNG, whose Exif may stand at its end
+    except Exception as error:  # noqa: BLE001 — as above
+        raise undecodable(f"its frames cannot be counted: {type(error).__name__}") from None
     indices = choose_frames(count, limits.frames)
     name = _FORMATS[str(image.format)]
     width, height = image.size
-    if image.getexif().get(0x0112) in (5, 6, 7, 8):  # Exif: orientations that lie on their side
+    if orientation in (5, 6, 7, 8):  # Exif: those that lie on their side
         width, height = height, width
     media = Media(
         kind="animation" if count > 1 else "image",
@@ -58,13 +60,6 @@ def choose_frames(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
-
-
-def _count_frames(image: Image.Image) -> int:
-    try:
-        return int(getattr(image, "n_frames", 1))
-    except Exception as error:  # noqa: BLE001 — as above
-        raise undecodable(f"its frames cannot be counted: {type(error).__name__}") from None
 
 
 def _frames(image: Image.Image, indices: list[int], sha256: str) -> Iterator[Frame]:

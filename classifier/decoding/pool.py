@@ -11,10 +11,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from classifier.decoding import Decoded, Limits, Preparation
-from classifier.decoding.worker import Failure, work
-from classifier.errors import Rejection, deadline_exceeded, undecodable
+from classifier.decoding.worker import READY, Failure, work
+from classifier.errors import Rejection, SetupError, deadline_exceeded, undecodable
 
 log = logging.getLogger(__name__)
+
+_START_S = 60.0
+_RESTART_S = 1.0
 
 
 class _Worker:
@@ -29,6 +32,20 @@ class _Worker:
         )
         self.process.start()
         far.close()
+
+    def wait_until_ready(self) -> None:
+        """Blocks until the process can take a file.
+
+        Raises:
+            SetupError: it has died, or takes too long.
+        """
+        try:
+            if self._near.poll(_START_S) and self._near.recv() == READY:
+                return
+        except (EOFError, OSError):
+            pass
+        self.end()
+        raise SetupError("a decoder process does not start; what it has printed says why")
 
     def exchange(self, content: bytes) -> Decoded | Failure:
         """Blocks until the process has answered; EOFError or OSError where it died."""
@@ -60,12 +77,16 @@ class DecodingPool:
         self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
         self._all: set[_Worker] = set()
         self._uses: set[asyncio.Task[Decoded | Failure]] = set()
+        self._refills: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self) -> None:
-        """Starts the workers."""
-        for _ in range(self._count):
-            await self._add_worker()
+        """Starts the workers.
+
+        Raises:
+            SetupError: they do not start.
+        """
+        await asyncio.gather(*(self._add_worker() for _ in range(self._count)))
 
     async def decode(self, content: bytes, *, deadline: float) -> Decoded:
         """Has one file decoded and prepared.
@@ -94,6 +115,8 @@ class DecodingPool:
     async def close(self) -> None:
         """Kills every worker."""
         self._closed = True
+        for refill in self._refills:
+            refill.cancel()
         for worker in self._all:
             worker.process.kill()
         await asyncio.gather(*self._uses, return_exceptions=True)
@@ -126,10 +149,28 @@ class DecodingPool:
     async def _add_worker(self) -> None:
         worker = await asyncio.to_thread(_Worker, self._preparations, self._limits)
         self._all.add(worker)
+        try:
+            await asyncio.to_thread(worker.wait_until_ready)
+        except SetupError:
+            self._all.discard(worker)
+            raise
         self._idle.put_nowait(worker)
 
     async def _replace(self, worker: _Worker) -> None:
+        """Ends a worker at once, and starts another one while nobody waits for it."""
         self._all.discard(worker)
         await asyncio.to_thread(worker.end)
         if not self._closed:
-            await self._add_worker()
+            refill = asyncio.create_task(self._refill())
+            self._refills.add(refill)
+            refill.add_done_callback(self._refills.discard)
+
+    async def _refill(self) -> None:
+        added = False
+        while not (added or self._closed):
+            try:
+                await self._add_worker()
+                added = True
+            except (SetupError, OSError) as error:
+                log.error("a decoder could not be replaced: %s", error)
+                await asyncio.sleep(_RESTART_S)

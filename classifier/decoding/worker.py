@@ -27,12 +27,20 @@ class Failure:
     message: str
 
 
+READY = "ready"  # the first word of a worker
+
+
 def work(connection: Connection, preparations: Sequence[Preparation], limits: Limits) -> None:
     """Answers every file that comes over `connection` until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends its workers
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the picture
+    # Whatever is loaded on first use is loaded now, not while somebody waits.
+    blank = Frame(Image.new("RGB", (64, 64)), 0, "00" * 32)
+    for preparation in preparations:
+        preparation.prepare(blank)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        connection.send(READY)
         while True:
             content = connection.recv_bytes()
             connection.send(_answer(content, preparations, limits))

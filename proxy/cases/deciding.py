@@ -10,6 +10,7 @@ from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Opened, open_sealed, read_identities
 from proxy.database import Case, CaseState, Database, cases
 from proxy.errors import CaseError, PictrsError
+from proxy.faults import FaultPoint
 from proxy.intake.multipart import OutgoingFile
 from proxy.pictrs import Pictrs
 
@@ -20,8 +21,9 @@ _UNDECIDED = frozenset({CaseState.DEFERRED, CaseState.PENDING})
 class Decider:
     """Releases and confirms cases."""
 
-    def __init__(self, database: Database, quarantine: Quarantine, pictrs: Pictrs) -> None:
+    def __init__(self, database: Database, quarantine: Quarantine, pictrs: Pictrs, fault: FaultPoint) -> None:
         self._database, self._quarantine, self._pictrs = database, quarantine, pictrs
+        self._fault = fault
 
     async def release(self, case_id: str, *, identity_file: Path, reviewer: str) -> Case:
         """Harmless: stores the picture under the promised alias, and lets the same bytes pass from now on.
@@ -38,6 +40,7 @@ class Decider:
         token = None
         if case.alias is not None:
             token = await self._import(case, opened)
+            self._fault("imported")
         return await self._database.run(
             cases.decide,
             case_id,

@@ -11,6 +11,7 @@ from typing import Any
 
 from proxy.cases.sealing import Sealer
 from proxy.errors import ConfigError, SealingError
+from proxy.faults import FaultPoint
 
 _SEALED, _UNFINISHED = ".age", ".unfinished"
 _NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
@@ -19,13 +20,13 @@ _NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
 class Quarantine:
     """Writes sealed cases into one folder of the gate's own."""
 
-    def __init__(self, folder: Path, sealer: Sealer) -> None:
+    def __init__(self, folder: Path, sealer: Sealer, fault: FaultPoint) -> None:
         """Makes the folder where it is missing.
 
         Raises:
             ConfigError: it cannot be made or written.
         """
-        self._folder, self._sealer = folder, sealer
+        self._folder, self._sealer, self._fault = folder, sealer, fault
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = folder / f"probe{_UNFINISHED}"
@@ -49,6 +50,7 @@ class Quarantine:
                 self._sealer.seal(file, facts, original)
                 file.flush()
                 os.fsync(file.fileno())
+            self._fault("case-written")
             unfinished.rename(self._folder / name)
             self._sync_folder()
         except (OSError, SealingError) as error:

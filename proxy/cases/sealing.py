@@ -61,19 +61,21 @@ def open_sealed(path: Path, identities: Sequence[pyrage.x25519.Identity]) -> Ope
     Raises:
         SealingError: the file is gone, damaged, or sealed to other keys.
     """
+    clear = io.BytesIO()
     try:
-        with path.open("rb") as file:
-            clear = io.BytesIO()
+        file = path.open("rb")
+    except OSError as error:
+        raise SealingError(f"{path}: {error.strerror}") from None
+    try:
+        with file:
             pyrage.decrypt_io(file, clear, identities)
         clear.seek(0)
         with tarfile.open(fileobj=clear, mode="r:") as tar:
-            members = {name: tar.extractfile(name) for name in (FACTS, ORIGINAL)}
-            facts, original = (member.read() for member in members.values() if member is not None)
+            members = [tar.extractfile(name) for name in (FACTS, ORIGINAL)]
+            facts, original = (member.read() for member in members if member is not None)
         return Opened(json.loads(facts), original)
-    except pyrage.DecryptError:
+    except (pyrage.DecryptError, OSError, tarfile.TarError, KeyError, ValueError):
         raise SealingError(f"{path}: damaged, or not sealed to this key") from None
-    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
-        raise SealingError(f"{path}: cannot be opened: {type(error).__name__}") from None
 
 
 def write_new_identity(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,9 +47,9 @@ class HttpChannel:
         )
         if status == 200:
             return _seen(answer)
-        code, message = _error(answer)
+        code = _code(answer)
         if code in _NOT_FOR_IT and status in (400, 413, 415):
-            return Undecodable(f"{code}: {message}")
+            return Undecodable(code)
         if status == 401:
             raise ChannelError(f"{self.name} refuses the token; see classifiers.token in the configuration")
         if status == 429:
@@ -121,11 +122,11 @@ def _signals(raw: Any) -> dict[str, float]:
     return signals
 
 
-def _error(answer: Mapping[str, Any]) -> tuple[str, str]:
+def _code(answer: Mapping[str, Any]) -> str:
+    """The code of an error. Its message is dropped: a codec's words may quote the file."""
     error = answer.get("error")
-    if not isinstance(error, dict):
-        return "unknown", ""
-    return str(error.get("code"))[:50], str(error.get("message"))[:200]
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, str) and re.fullmatch(r"[a-z-]{1,40}", code) else "unknown"
 
 
 def _seconds(retry_after: str | None) -> float:

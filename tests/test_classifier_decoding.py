@@ -1,0 +1,206 @@
+"""Decoding: what a file shows is what the heads get; what cannot be decoded costs only its own request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier.decoding import Array, Frame, Limits
+from classifier.decoding.images import choose_frames
+from classifier.decoding.pool import DecodingPool
+from classifier.decoding.worker import prepare
+from classifier.errors import Rejection
+from tests import pictures
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The frame itself."""
+
+    def prepare(self, frame: Frame) -> Array:
+        return np.asarray(frame.image)
+
+
+@dataclass(frozen=True)
+class Misbehaves:
+    """Hangs or dies on frames of one width, as a codec with a bug would."""
+
+    hangs_at: int = 0
+    dies_at: int = 0
+    eats_at: int = 0
+
+    def prepare(self, frame: Frame) -> Array:
+        if frame.image.width == self.hangs_at:
+            time.sleep(60)
+        if frame.image.width == self.dies_at:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if frame.image.width == self.eats_at:
+            bytearray(3 * 1024**3)
+        return np.zeros((1, 1), np.uint8)
+
+
+def shown(content: bytes) -> list[Array]:
+    return list(prepare(content, [Pixels()], Limits()).inputs[Pixels()])
+
+
+RED, WHITE = (254, 0, 0), (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (pictures.encode(Image.new("RGB", (8, 8), "red"), "PNG"), (255, 0, 0)),
+        (pictures.encode(Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "PNG"), WHITE),
+        (pictures.encode(Image.new("RGBA", (8, 8), (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
+        (pictures.encode(Image.new("LA", (8, 8), (0, 0)), "PNG"), WHITE),
+        (pictures.encode(Image.new("L", (8, 8), 100), "PNG"), (100, 100, 100)),
+        (pictures.encode(Image.new("1", (8, 8), 1), "PNG"), WHITE),
+        (pictures.encode(Image.new("I;16", (8, 8), 100 * 256), "PNG"), (100, 100, 100)),
+        (pictures.encode(Image.new("P", (8, 8), 0), "PNG", transparency=0), WHITE),
+        (pictures.encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100), RED),
+        (
+            pictures.encode(Image.new("RGBA", (8, 8), (255, 0, 0, 0)), "WEBP", lossless=True, exact=True),
+            WHITE,
+        ),
+    ],
+)
+def test_every_kind_of_pixel_is_shown_as_a_page_would_show_it(
+    content: bytes, expected: tuple[int, int, int]
+) -> None:
+    (pixels,) = shown(content)
+    assert np.abs(pixels[4, 4].astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright(orientation: int) -> None:
+    upright = Image.new("RGB", (64, 32), "white")
+    upright.paste((255, 0, 0), (0, 0, 16, 16))
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Exif's orientation → Pillow's way back from it
+    stored = upright.transpose(Image.Transpose(back[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = pictures.encode(stored, "JPEG", quality=95, subsampling=0, exif=exif)
+    decoded = prepare(content, [Pixels()], Limits())
+    assert (decoded.media.width, decoded.media.height) == (64, 32)
+    (pixels,) = decoded.inputs[Pixels()]
+    assert pixels[4, 4].tolist() == pytest.approx([254, 0, 0], abs=12)
+
+
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_every_frame_of_a_short_animation_is_scored(name: str) -> None:
+    decoded = prepare(pictures.animation(name, frames=7), [Pixels()], Limits())
+    assert (decoded.media.kind, decoded.media.frames, decoded.indices) == ("animation", 7, list(range(7)))
+    assert decoded.media.format == ("apng" if name == "PNG" else name.lower())
+    frames = [array.tobytes() for array in decoded.inputs[Pixels()]]
+    assert len(set(frames)) == 7
+
+
+def test_of_a_long_animation_first_and_last_are_among_the_scored() -> None:
+    assert choose_frames(5, 32) == list(range(5))
+    chosen = choose_frames(300, 32)
+    assert (len(chosen), chosen[0], chosen[-1]) == (32, 0, 299)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"this is no picture", 415, "unsupported-media"),
+        (pictures.video(), 415, "unsupported-media"),
+        (pictures.jpeg()[:3000], 400, "undecodable"),
+        (pictures.png()[:2000], 400, "undecodable"),
+        (pictures.png()[:8] + b"junk" * 100, 400, "undecodable"),
+        (pictures.animation()[:-800], 400, "undecodable"),
+        (pictures.encode(Image.new("1", (9000, 9000)), "PNG"), 413, "too-large"),
+    ],
+)
+def test_what_cannot_be_decoded_is_rejected_with_its_reason(content: bytes, status: int, code: str) -> None:
+    with pytest.raises(Rejection) as rejected:
+        prepare(content, [Pixels()], Limits())
+    assert (rejected.value.status, rejected.value.code) == (status, code)
+
+
+@pytest.fixture(params=["PNG", "GIF", "JPEG", "WEBP", "AVIF"])
+def damaged(request: pytest.FixtureRequest) -> Iterator[list[bytes]]:
+    whole = pictures.encode(pictures.draw((96, 64)), request.param)
+    rng = np.random.default_rng(1)
+    files = []
+    for _ in range(60):
+        broken = bytearray(whole)
+        for position in rng.integers(8, len(broken), size=3):
+            broken[position] = rng.integers(0, 256)
+        files.append(bytes(broken[: rng.integers(len(broken) // 2, len(broken) + 1)]))
+    yield files
+
+
+def test_a_damaged_file_is_decoded_or_rejected(damaged: list[bytes]) -> None:
+    for content in damaged:
+        try:
+            prepare(content, [Pixels()], Limits())
+        except Rejection as rejection:
+            assert rejection.code in ("undecodable", "too-large", "unsupported-media")
+
+
+@asynccontextmanager
+async def pool(misbehaves: Misbehaves, workers: int = 1):
+    running = DecodingPool(workers, [misbehaves], Limits(memory_bytes=2 * 1024**3))
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.close()
+
+
+def in_s(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_a_decoder_that_crashes_costs_only_its_own_file() -> None:
+    async with pool(Misbehaves(dies_at=40), workers=2) as running:
+        bad, good = pictures.png((40, 40)), pictures.png((50, 50))
+        answers = await asyncio.gather(
+            *(running.decode(content, deadline=in_s(20)) for content in (bad, good, bad, good)),
+            return_exceptions=True,
+        )
+        codes = [answer.code if isinstance(answer, Rejection) else "decoded" for answer in answers]
+        assert codes == ["undecodable", "decoded", "undecodable", "decoded"]
+
+
+async def test_a_decoder_that_hangs_is_killed_at_the_deadline_and_replaced() -> None:
+    async with pool(Misbehaves(hangs_at=40)) as running:
+        with pytest.raises(Rejection, match="deadline-exceeded"):
+            await running.decode(pictures.png((40, 40)), deadline=in_s(0.3))
+        await running.decode(pictures.png((50, 50)), deadline=in_s(20))
+
+
+async def test_a_decoder_that_wants_too_much_memory_gets_none() -> None:
+    async with pool(Misbehaves(eats_at=40)) as running:
+        with pytest.raises(Rejection, match="too-large"):
+            await running.decode(pictures.png((40, 40)), deadline=in_s(20))
+        await running.decode(pictures.png((50, 50)), deadline=in_s(20))
+
+
+async def test_who_waits_for_a_decoder_waits_no_longer_than_its_deadline() -> None:
+    async with pool(Misbehaves(hangs_at=40)) as running:
+        hanging = asyncio.create_task(running.decode(pictures.png((40, 40)), deadline=in_s(1.0)))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Rejection, match="deadline-exceeded"):
+            await running.decode(pictures.png((50, 50)), deadline=in_s(0.2))
+        with pytest.raises(Rejection):
+            await hanging
+
+
+async def test_a_client_that_leaves_does_not_take_the_decoder_along() -> None:
+    async with pool(Misbehaves()) as running:
+        leaving = asyncio.create_task(running.decode(pictures.png((2000, 2000)), deadline=in_s(20)))
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        await running.decode(pictures.png((50, 50)), deadline=in_s(20))

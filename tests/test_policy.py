@@ -1,0 +1,54 @@
+"""From signals to a verdict: thresholds, all of them, first match wins."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.channels.looks import Look, Seen, Undecodable, Unseen
+from proxy.policy import Policy, Rule, Verdict, decide
+
+POLICY = Policy(
+    rules=[
+        Rule("both", Verdict.HOLD, {"sexual": 0.5, "minor": 0.35}),
+        Rule("extreme", Verdict.BLOCK, {"sexual": 0.99}),
+        Rule("drawn", Verdict.ALLOW, {"drawing": 0.8}),
+        Rule("alone", Verdict.HOLD, {"sexual": 0.9}),
+    ],
+    on_unavailable=Verdict.DEFER,
+    on_undecodable=Verdict.HOLD,
+)
+
+
+def seen(**signals: float) -> Seen:
+    return Seen(signals, [{"index": 0, "signals": signals}], "test 1", "png", 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("look", "verdict", "rule"),
+    [
+        (seen(sexual=0.5, minor=0.35), Verdict.HOLD, "both"),
+        (seen(sexual=0.499, minor=1.0), Verdict.ALLOW, None),
+        (seen(sexual=1.0, minor=0.349), Verdict.BLOCK, "extreme"),
+        (seen(sexual=1.0, minor=1.0), Verdict.HOLD, "both"),
+        (seen(sexual=0.95, drawing=0.9), Verdict.ALLOW, "drawn"),
+        (seen(sexual=0.95, drawing=0.1), Verdict.HOLD, "alone"),
+        (seen(sexual=0.0), Verdict.ALLOW, None),
+        (seen(minor=1.0), Verdict.ALLOW, None),
+        (Undecodable("x"), Verdict.HOLD, None),
+        (Unseen("x"), Verdict.DEFER, None),
+    ],
+)
+def test_the_first_rule_whose_thresholds_are_all_reached_decides(
+    look: Look, verdict: Verdict, rule: str | None
+) -> None:
+    decision = decide(POLICY, look)
+    assert (decision.verdict, decision.rule) == (verdict, rule)
+
+
+def test_a_signal_that_is_not_there_reaches_no_threshold_not_even_zero() -> None:
+    rule = Rule("any", Verdict.HOLD, {"sexual": 0.0})
+    assert not rule.matches({}) and rule.matches({"sexual": 0.0})
+
+
+def test_the_policy_knows_which_signals_it_needs() -> None:
+    assert POLICY.signals == {"sexual", "minor", "drawing"}
