@@ -76,7 +76,7 @@ async def _review_release(options: argparse.Namespace) -> None:
     async with app.parts(config) as made:
         decider = Decider(made.database, made.quarantine, made.pictrs, made.fault)
         case = await decider.release(
-            options.case, identity_file=_identity(options, config), reviewer=options.reviewer
+            options.case, identity_file=_needed_identity(options, config), reviewer=options.reviewer
         )
     print(
         f"{case.id}: released; {f'{case.alias} shows the picture' if case.alias else 'no alias was promised'}"
@@ -84,17 +84,25 @@ async def _review_release(options: argparse.Namespace) -> None:
 
 
 async def _review_confirm(options: argparse.Namespace) -> None:
-    async with app.parts(load(options.config)) as made:
+    config = load(options.config)
+    async with app.parts(config) as made:
         decider = Decider(made.database, made.quarantine, made.pictrs, made.fault)
-        case = await decider.confirm(options.case, reviewer=options.reviewer)
+        case = await decider.confirm(
+            options.case, identity_file=_identity(options, config), reviewer=options.reviewer
+        )
     print(f"{case.id}: confirmed; it is kept, and the same file is refused from now on")
 
 
-def _identity(options: argparse.Namespace, config: Config) -> Path:
-    path = options.identity or config.cases.identity_file
+def _identity(options: argparse.Namespace, config: Config) -> Path | None:
+    path: Path | None = options.identity or config.cases.identity_file
+    return path
+
+
+def _needed_identity(options: argparse.Namespace, config: Config) -> Path:
+    path = _identity(options, config)
     if path is None:
         raise CaseError("a release opens the case: name the reviewer's private key with --identity FILE")
-    return Path(path)
+    return path
 
 
 async def _backfill_run(options: argparse.Namespace) -> None:
@@ -135,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     one_case.add_argument("case", help="its id, as `review list` shows it")
     one_case.add_argument("--reviewer", default=getpass.getuser(), help="who decides (default: %(default)s)")
 
+    keyed = argparse.ArgumentParser(add_help=False)
+    keyed.add_argument("--identity", type=Path, metavar="FILE", help="the reviewer's private key")
+
     serve = commands.add_parser("serve", parents=[configured], help="run the gate")
     serve.set_defaults(run=_serve)
 
@@ -151,12 +162,11 @@ def _parser() -> argparse.ArgumentParser:
     show = review.add_parser("show", parents=[configured, json, one_case], help="one case, in words")
     show.set_defaults(run=_review_show)
     release = review.add_parser(
-        "release", parents=[configured, one_case], help="harmless: store it under its alias"
+        "release", parents=[configured, one_case, keyed], help="harmless: store it under its alias"
     )
-    release.add_argument("--identity", type=Path, metavar="FILE", help="the reviewer's private key")
     release.set_defaults(run=_review_release)
     confirm = review.add_parser(
-        "confirm", parents=[configured, one_case], help="this is it: keep it, block it"
+        "confirm", parents=[configured, one_case, keyed], help="this is it: keep it, block it"
     )
     confirm.set_defaults(run=_review_confirm)
 

@@ -29,12 +29,16 @@ class PictrsError(GateError):
     Attributes:
         status: the HTTP status of its answer, or None where there was no answer.
         code: pict-rs's own `code`, or None.
+        timed_out: whether it was the time limit that ended the waiting.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str | None = None, timed_out: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.timed_out = timed_out
 
 
 class Refusal(GateError):

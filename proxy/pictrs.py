@@ -91,7 +91,7 @@ class Pictrs:
             async with asyncio.timeout(self._timeout_s):
                 response = await request
         except TimeoutError:
-            raise PictrsError(f"pict-rs did not answer within {self._timeout_s:.0f} s") from None
+            raise _too_late(self._timeout_s) from None
         except (aiohttp.ClientError, OSError) as error:
             raise PictrsError(f"pict-rs cannot be reached: {type(error).__name__}") from None
         async with response:
@@ -234,7 +234,7 @@ class Pictrs:
                         raise PictrsError(f"pict-rs answered with more than {largest} bytes")
                 return Answer(response.status, response.headers, bytes(body))
         except TimeoutError:
-            raise PictrsError(f"pict-rs did not answer within {within_s:.0f} s") from None
+            raise _too_late(within_s) from None
         except (aiohttp.ClientError, OSError) as error:
             raise PictrsError(f"pict-rs cannot be reached: {type(error).__name__}") from None
 
@@ -249,6 +249,10 @@ class Pictrs:
                 code=code if isinstance(code, str) else None,
             )
         return content
+
+
+def _too_late(within_s: float) -> PictrsError:
+    return PictrsError(f"pict-rs did not answer within {within_s:.1f} s", timed_out=True)
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:

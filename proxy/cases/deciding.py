@@ -52,22 +52,32 @@ class Decider:
             stored_token=token,
         )
 
-    async def confirm(self, case_id: str, *, reviewer: str) -> Case:
+    async def confirm(self, case_id: str, *, identity_file: Path | None, reviewer: str) -> Case:
         """This is it: the case is preserved, and the same bytes are refused from now on.
 
-        Needs no key: the hash was noted when the case was made.
+        Args:
+            identity_file: needed only for a case whose hash stands nowhere but in its sealed file.
 
         Raises:
             CaseError: the case is decided already.
+            SealingError: it has to be opened, and cannot be with this identity.
         """
         case = await self._undecided(case_id)
+        sha256 = case.sha256
+        if sha256 is None:
+            if identity_file is None:
+                raise CaseError(
+                    f"{case_id}: its hash is in the sealed file only; name the key with --identity"
+                )
+            sha256 = (await self._open(case, identity_file)).facts["sha256"]
         return await self._database.run(
             cases.decide,
             case_id,
             to=CaseState.CONFIRMED,
             frm=_UNDECIDED,
             reviewer=reviewer,
-            facts={"sha256": case.sha256, "alias": case.alias},
+            facts={"sha256": sha256, "alias": case.alias},
+            sha256=sha256,
         )
 
     async def _undecided(self, case_id: str) -> Case:

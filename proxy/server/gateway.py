@@ -39,9 +39,8 @@ class Gateway:
             response = answers.refusal(error)
         except PictrsError as error:
             log.warning("%s: %s", name, error)
-            response = answers.json_answer(
-                502, {"code": "pictrs-unavailable", "msg": "pict-rs did not answer"}
-            )
+            content = {"code": "pictrs-unavailable", "msg": "pict-rs did not answer"}
+            response = answers.json_answer(504 if error.timed_out else 502, content)
         except ConnectionError:
             raise  # the client is gone; aiohttp closes what is left
         except Exception as error:  # noqa: BLE001 — the border: a bug costs its own request a 500

@@ -1,0 +1,151 @@
+"""Review at the terminal: cases in words, released and confirmed, never shown by accident."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+from PIL import Image, ImageChops
+
+from proxy.cases.sealing import write_new_identity
+from tests import pictures
+from tests.client import get
+from tests.gate import Gate
+from tests.pictrs import Pictrs
+
+NewGate = Callable[..., Gate]
+
+
+def held(gate: Gate, content: bytes, query: str = "") -> tuple[str, str]:
+    """Uploads a hit; its case and the alias that was promised."""
+    alias = gate.upload(content, query=query).json()["files"][0]["file"]
+    case = gate.cases()[0]
+    assert case["alias"] == alias
+    return case["id"], alias
+
+
+def pixels(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def test_a_released_alias_shows_the_picture_processed_as_the_upload_asked(
+    gate: Gate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    case, alias = held(gate, hit, "resize=160")
+    gate.review("release", case)
+    shown = get(gate.url, f"/image/original/{alias}")
+    assert shown.status == 200 and shown.headers["cache-control"].startswith("public")
+    expected = pixels(hit).resize((160, 120))
+    assert pixels(shown.body).size == (160, 120)
+    difference = ImageChops.difference(pixels(shown.body), expected).convert("L").histogram()
+    assert sum(value * count for value, count in enumerate(difference)) / (160 * 120) < 12
+    assert get(gate.url, f"/image/process.webp?src={alias}&thumbnail=64").status == 200
+    assert get(running_pictrs.url, f"/image/original/{alias}").body == shown.body
+
+
+def test_after_a_release_the_same_bytes_pass_without_a_case(gate: Gate, hit: bytes) -> None:
+    case, _ = held(gate, hit)
+    gate.review("release", case)
+    before = len(gate.cases())
+    assert gate.upload(hit).status == 201
+    assert len(gate.cases()) == before
+
+
+def test_a_decision_is_made_once(gate: Gate, hits: list[bytes]) -> None:
+    for first, second in (("release", "confirm"), ("confirm", "release"), ("confirm", "confirm")):
+        case, _ = held(gate, hits.pop())
+        gate.review(first, case, "--reviewer", "ann")
+        refused = gate.review(second, case, check=False)
+        assert refused.returncode == 1
+        assert "already, by ann" in refused.stderr and len(refused.stderr.splitlines()) == 1
+
+
+def test_what_pict_rs_refuses_at_a_release_is_shown_and_the_case_stays(
+    new_gate: NewGate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    gate = new_gate()
+    case, alias = held(gate, hit)
+    gate.stop()
+    with gate.database() as database, database.writing() as session:
+        from proxy.database import Case
+
+        session.get_one(Case, case).arguments = [["max_width", "10"]]
+    refused = gate.review("release", case, check=False)
+    assert refused.returncode == 1 and "validate-width" in refused.stderr
+    assert gate.cases()[0]["state"] == "pending"
+    gate.start()
+    assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
+
+
+def test_without_pict_rs_a_release_says_so_and_the_case_stays(new_gate: NewGate, hit: bytes) -> None:
+    gate = new_gate(pictrs_url="http://127.0.0.1:9")
+    case, _ = held(gate, hit)
+    refused = gate.review("release", case, check=False)
+    assert refused.returncode == 1 and "pict-rs cannot be reached" in refused.stderr
+    assert gate.cases()[0]["state"] == "pending"
+
+
+def test_the_wrong_key_releases_nothing(gate: Gate, hit: bytes) -> None:
+    case, _ = held(gate, hit)
+    stranger = gate.folder / f"stranger-{case}.key"
+    write_new_identity(stranger)
+    refused = gate.review("release", case, "--identity", str(stranger), check=False)
+    assert refused.returncode == 1 and "not sealed to this key" in refused.stderr
+    assert gate.cases()[0]["state"] == "pending"
+
+
+def test_a_case_file_that_was_altered_is_not_released(gate: Gate, hits: list[bytes]) -> None:
+    case, _ = held(gate, hits.pop())
+    other, _ = held(gate, hits.pop())
+    folder = gate.folder / "cases"
+    (folder / f"{other}.age").replace(folder / f"{case}.age")
+    refused = gate.review("release", case, check=False)
+    assert refused.returncode == 1 and "not those that were uploaded" in refused.stderr
+    (folder / f"{case}.age").rename(folder / f"{other}.age")
+    with gate.database() as database, database.writing() as session:
+        from proxy.database import Case
+
+        session.delete(session.get_one(Case, case))  # its file is gone for good
+
+
+def test_a_deferred_case_can_be_released_by_a_human(new_gate: NewGate) -> None:
+    gate = new_gate(classifier_url="http://127.0.0.1:9")
+    content = pictures.png(seed=750)
+    case, alias = held(gate, content)
+    assert gate.cases()[0]["state"] == "deferred"
+    gate.review("release", case)
+    assert pixels(get(gate.url, f"/image/original/{alias}").body).size == (320, 200)
+
+
+def test_list_is_a_table_and_json_and_filters(gate: Gate, hits: list[bytes]) -> None:
+    case, _ = held(gate, hits.pop())
+    confirmed, _ = held(gate, hits.pop())
+    gate.review("confirm", confirmed)
+    table = gate.review("list").stdout
+    assert case in table and "pending" in table and "sexual=0.90" in table
+    only = json.loads(gate.review("list", "--json", "--state", "confirmed").stdout)
+    assert confirmed in [one["id"] for one in only]
+    assert {one["state"] for one in only} == {"confirmed"}
+    assert len(json.loads(gate.review("list", "--json", "--limit", "1").stdout)) == 1
+
+
+def test_show_explains_a_case_in_words_and_is_noted(gate: Gate, hit: bytes) -> None:
+    case, alias = held(gate, hit, "resize=50")
+    shown = gate.review("show", case, "--reviewer", "ann").stdout
+    for words in ("rule: a suspicion", "very likely", alias, "resize=50", f"{case}.age"):
+        assert words in shown
+    last = gate.ledger()[-1]
+    assert (last.act, last.actor, last.case_id) == ("viewed", "ann", case)
+
+
+@pytest.mark.parametrize("command", ["show", "release", "confirm"])
+def test_a_case_that_is_not_there_is_said_in_one_line(gate: Gate, command: str) -> None:
+    refused = gate.review(command, "20200101-000000-00000000", check=False)
+    assert refused.returncode == 1
+    assert "no such case" in refused.stderr and len(refused.stderr.splitlines()) == 1
+
+
+def test_a_pretty_list_of_nothing_says_so(new_gate: NewGate) -> None:
+    assert new_gate(start=False).review("list").stdout == "No cases.\n"
