@@ -10,7 +10,7 @@ import pytest
 from tests import pictrs, pictures
 from tests.gate import Classifier, Gate, scripted
 
-_HITS = 60
+_HITS = 150
 SIGNALS = {"sexual": 0.9, "minor": 0.8}
 
 

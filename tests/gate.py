@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -12,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from proxy import app
+from proxy.cases.deciding import Decider
 from proxy.cases.sealing import write_new_identity
+from proxy.config import load
 from proxy.database import Database, LedgerEntry, cases, ledger
 from proxy.review.terminal import facts_of
 from tests.client import Answer, upload
@@ -142,6 +146,18 @@ class Gate:
     ) -> subprocess.CompletedProcess[str]:
         """`pictrs-gate review …` with its configuration."""
         return self.run("review", *words, "--config", str(self.config), check=check, env=env)
+
+    def decide(self, decision: str, case_id: str | None = None) -> str:
+        """Releases or confirms a case (the newest one), as `review` does but without starting a program."""
+
+        async def run() -> None:
+            async with app.parts(load(self.config)) as made:
+                decider = Decider(made.database, made.quarantine, made.pictrs, made.fault)
+                await getattr(decider, decision)(case_id, identity_file=self.key, reviewer="test")
+
+        case_id = case_id or self.cases()[0]["id"]
+        asyncio.run(run())
+        return case_id
 
     def cases(self) -> list[dict[str, Any]]:
         """All cases, newest first, as `review list --json` gives them; read beside the gate, for speed."""

@@ -93,7 +93,7 @@ def test_what_a_human_has_released_is_no_hit_and_what_is_confirmed_is_one_withou
     gate = new_gate(pictrs_url=store.url, api_key=store.api_key, classifier_url=looking.url)
     for content, decision in zip(hits, ("release", "confirm"), strict=True):
         gate.upload(content)
-        gate.review(decision, gate.cases()[0]["id"])
+        gate.decide(decision)
     report = json.loads(run(gate, "--json").stdout)
     assert [hit["verdict"] for hit in report["hits"]] == ["block"]
     looking.stop()

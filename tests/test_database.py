@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import delete, update
 
-from proxy.database import Case, CaseState, Database, LedgerEntry, cases, ledger
+from proxy.database import Case, CaseState, Database, LedgerEntry, cases, engine, ledger
 from proxy.database.models import Base
 from proxy.errors import CaseError, ConfigError
 
@@ -41,6 +42,11 @@ def test_the_migrations_make_what_the_models_say(database: Database) -> None:
     with database.reading() as session:
         context = MigrationContext.configure(session.connection())
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_newest_migration_is_the_one_that_is_asked_for() -> None:
+    folder = Path(engine.__file__).parent / "migrations"
+    assert ScriptDirectory(str(folder)).get_current_head() == engine.HEAD
 
 
 def test_a_second_process_finds_it_migrated(database: Database, tmp_path: Path) -> None:

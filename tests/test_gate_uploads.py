@@ -208,7 +208,7 @@ def test_a_placeholder_has_the_size_that_the_picture_will_have(
 ) -> None:
     entry = gate.upload(hits.pop(), query=query).json()["files"][0]
     assert (entry["details"]["width"], entry["details"]["height"]) == size
-    gate.review("release", gate.cases()[0]["id"])
+    gate.decide("release")
     details = get(gate.url, f"/image/details/original/{entry['file']}").json()
     assert (details["width"], details["height"]) == size
 
@@ -250,7 +250,7 @@ def test_with_reject_a_held_upload_is_told_so_and_kept(new_gate: NewGate, hit: b
     assert (answer.status, answer.json()["code"]) == (400, "held-for-review")
     (case,) = gate.cases()
     assert (case["state"], case["alias"]) == ("pending", None)
-    gate.review("release", case["id"])
+    gate.decide("release", case["id"])
     assert gate.upload(hit).status == 201
 
 
@@ -288,7 +288,7 @@ def test_a_confirmed_picture_is_refused_although_the_classifier_is_gone(
 ) -> None:
     gate = new_gate()
     gate.upload(hit)
-    gate.review("confirm", gate.cases()[0]["id"])
+    gate.decide("confirm")
     gate.stop()
     gate.start({"GATE__CLASSIFIERS": '[{"url": "http://127.0.0.1:9"}]'})
     assert gate.upload(hit).json()["code"] == "failed-external-validation"

@@ -34,7 +34,7 @@ def test_a_released_alias_shows_the_picture_processed_as_the_upload_asked(
     gate: Gate, running_pictrs: Pictrs, hit: bytes
 ) -> None:
     case, alias = held(gate, hit, "resize=160")
-    gate.review("release", case)
+    gate.decide("release", case)
     shown = get(gate.url, f"/image/original/{alias}")
     assert shown.status == 200 and shown.headers["cache-control"].startswith("public")
     expected = pixels(hit).resize((160, 120))
@@ -47,7 +47,7 @@ def test_a_released_alias_shows_the_picture_processed_as_the_upload_asked(
 
 def test_after_a_release_the_same_bytes_pass_without_a_case(gate: Gate, hit: bytes) -> None:
     case, _ = held(gate, hit)
-    gate.review("release", case)
+    gate.decide("release", case)
     before = len(gate.cases())
     assert gate.upload(hit).status == 201
     assert len(gate.cases()) == before
@@ -115,14 +115,14 @@ def test_a_deferred_case_can_be_released_by_a_human(new_gate: NewGate) -> None:
     content = pictures.png(seed=750)
     case, alias = held(gate, content)
     assert gate.cases()[0]["state"] == "deferred"
-    gate.review("release", case)
+    gate.decide("release", case)
     assert pixels(get(gate.url, f"/image/original/{alias}").body).size == (320, 200)
 
 
 def test_list_is_a_table_and_json_and_filters(gate: Gate, hits: list[bytes]) -> None:
     case, _ = held(gate, hits.pop())
     confirmed, _ = held(gate, hits.pop())
-    gate.review("confirm", confirmed)
+    gate.decide("confirm", confirmed)
     table = gate.review("list").stdout
     assert case in table and "pending" in table and "sexual=0.90" in table
     only = json.loads(gate.review("list", "--json", "--state", "confirmed").stdout)

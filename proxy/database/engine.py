@@ -8,14 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    select,
+)
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from proxy.errors import ConfigError
 
+HEAD = "0001"  # the newest of the migrations
 _BUSY_S = 10.0  # how long a writer waits for another process's transaction
 
 P = ParamSpec("P")
@@ -86,6 +96,15 @@ def _sqlite_engine(url: str) -> Engine:
 
 
 def _migrate(connection: Connection) -> None:
+    """Brings the tables to what the models say."""
+    if inspect(connection).has_table("alembic_version"):
+        version = Table("alembic_version", MetaData(), Column("version_num", String))
+        if connection.scalar(select(version.c.version_num)) == HEAD:
+            return
+    # Imported only when there is something to do: it takes as long as the rest of a command.
+    from alembic import command
+    from alembic.config import Config as AlembicConfig
+
     config = AlembicConfig()
     config.set_main_option("script_location", "proxy:database/migrations")
     config.attributes["connection"] = connection

@@ -7,19 +7,8 @@ version="${VERSION:-0.5.25}"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/pictrs-gate"
 root="$cache/pict-rs-$version"
 
-missing=""
-for pair in ffmpeg:ffmpeg exiftool:libimage-exiftool-perl /usr/bin/convert:imagemagick; do
-    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
-done
-if [ -n "$missing" ]; then
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "pict-rs needs:$missing. Please install them." >&2
-        exit 1
-    fi
-    apt-get update -q
-    # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing
-fi
+"$(dirname "$0")/../../.ci/packages.sh" ffmpeg:ffmpeg exiftool:libimage-exiftool-perl \
+    /usr/bin/convert:imagemagick cc:build-essential
 
 # pict-rs calls ImageMagick 7: 0.5 as `magick convert …` and `magick identify …`, 0.6 as `magick …` alone.
 # Debian 12 has version 6, whose programs take the same words.
@@ -37,6 +26,10 @@ END
 fi
 
 if [ ! -x "$root/bin/pict-rs" ]; then
+    command -v cargo >/dev/null || {
+        echo "cargo is needed to build pict-rs: https://rustup.rs" >&2
+        exit 1
+    }
     echo "building pict-rs $version with cargo: about 13 minutes on two cores, once"
     cargo install pict-rs --version "$version" --locked --root "$root" --quiet
 fi

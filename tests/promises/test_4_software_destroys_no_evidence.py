@@ -24,7 +24,7 @@ def original(gate: Gate, case_id: str) -> bytes:
 def test_after_a_decision_the_sealed_bytes_are_still_there(gate: Gate, hit: bytes, decision: str) -> None:
     gate.upload(hit)
     case = gate.cases()[0]["id"]
-    gate.review(decision, case)
+    gate.decide(decision, case)
     assert original(gate, case) == hit
 
 
@@ -50,14 +50,14 @@ def test_an_admin_s_deletion_leaves_the_case(
 
 def test_a_confirmed_picture_is_never_shown_again(gate: Gate, hit: bytes) -> None:
     alias = gate.upload(hit).json()["files"][0]["file"]
-    gate.review("confirm", gate.cases()[0]["id"])
+    gate.decide("confirm")
     assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
 
 
 def test_a_hit_is_kept_even_where_its_request_is_refused(gate: Gate, hits: list[bytes]) -> None:
     known, new = hits.pop(), hits.pop()
     gate.upload(known)
-    gate.review("confirm", gate.cases()[0]["id"])
+    gate.decide("confirm")
     assert gate.upload(known, new).status == 400
     case = gate.cases()[0]
     assert case["alias"] is None and original(gate, case["id"]) == new

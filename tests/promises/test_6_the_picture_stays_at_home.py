@@ -59,7 +59,7 @@ def test_held_and_passed_pictures_leave_nothing_readable_behind(
         assert send(gate.url, "POST", "/image", headers=sent, body=body).status == 201
     held = gate.cases()
     assert len(held) == 2
-    gate.review("confirm", held[0]["id"])
+    gate.decide("confirm", held[0]["id"])
     gate.review("show", held[1]["id"])
     gate.upload(marked(60))
     shown = get(gate.internal_url, "/metrics").body + get(running.url, "/metrics").body

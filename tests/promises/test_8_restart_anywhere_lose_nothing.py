@@ -63,7 +63,7 @@ def test_killed_between_sealing_and_answering_the_evidence_is_there_and_nothing_
     assert len(running_pictrs.stored_files()) == stored
     assert [entry.case_id for entry in gate.ledger()] == [case]
     # A moderator can decide it like any other; the same bytes pass from then on.
-    gate.review("release", case)
+    gate.decide("release", case)
     assert gate.upload(hit).status == 201
     assert len(gate.cases()) == 1
 
@@ -93,7 +93,7 @@ def test_a_release_that_was_killed_half_way_can_be_repeated(new_gate: NewGate, h
     assert gate.cases()[0]["state"] == "pending"
     assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
 
-    gate.review("release", case)
+    gate.decide("release", case)
     assert gate.cases()[0]["state"] == "released"
     assert get(gate.url, f"/image/original/{alias}").headers["cache-control"].startswith("public")
 

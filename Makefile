@@ -1,0 +1,50 @@
+# Every target makes what it needs the first time, and is quick afterwards.
+#
+#   make demo [ARGS=--json|--keep]   the main job on real photographs; ends by itself
+#   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
+#   make bench [ARGS=--json]         what the gate costs an upload and a read
+#   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
+#   make lint / make format          ruff and mypy / ruff
+#   make clean                       back to a fresh clone
+
+PYTHON ?= python3
+PIP = -m pip --disable-pip-version-check --quiet
+CONSTRAINTS = .ci/constraints.txt
+
+.PHONY: demo test bench pict-rs lint format clean
+
+demo: .venv-demo/made
+	.venv-demo/bin/python -m tests.demo $(ARGS)
+
+test: .venv/made
+	.ci/packages.sh nginx:nginx-light age:age
+	.venv/bin/pytest $(ARGS)
+
+bench: .venv/made
+	.ci/packages.sh nginx:nginx-light
+	.venv/bin/python -m tests.bench $(ARGS)
+
+pict-rs:
+	tests/pictrs/install.sh
+
+lint: .venv/made
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/made
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf .venv .venv-demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Two environments: the demo's has no torch, as a gate's and a starter's have none.
+.venv-demo/made: EXTRA = demo
+.venv/made: EXTRA = dev
+.venv-demo/made .venv/made: pyproject.toml $(CONSTRAINTS)
+	@echo "making $(@D) (once)"
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) install -c $(CONSTRAINTS) -e '.[$(EXTRA)]'
+	touch $@
