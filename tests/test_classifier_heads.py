@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +154,21 @@ def test_a_timm_head_says_what_timm_itself_says(tmp_path: Path, name: str, confi
     with torch.inference_mode():
         odds = model(transform(rgb(content))[None]).softmax(dim=1)[0]
     assert look(own, content) == {"sexual": pytest.approx(float(odds[1] + odds[2]), abs=TOLERANCE)}
+
+
+def test_a_decoder_process_has_no_need_of_torch(tmp_path: Path, starter: Ensemble) -> None:
+    folder = timm_model(tmp_path / "model")
+    table = f'kind = "timm"\nsignal = "s"\nmodel = "local-dir:{folder}"\nclasses = [0]\ndevice = "cpu"'
+    preparations = [*starter.preparations, *ensembles.load(recipe(tmp_path, table)).preparations]
+    # What a decoder does before its first file: it imports the worker and unpickles the preparations.
+    code = (
+        "import pickle, sys; sys.modules.update(dict.fromkeys(['torch', 'timm', 'torchvision']))\n"
+        "import classifier.decoding.worker; print(len(pickle.load(sys.stdin.buffer)))"
+    )
+    decoder = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(preparations), capture_output=True, check=False
+    )
+    assert (decoder.returncode, decoder.stdout.decode().strip()) == (0, "3"), decoder.stderr.decode()
 
 
 def test_heads_of_the_same_input_share_it(tmp_path: Path) -> None:

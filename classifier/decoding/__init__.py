@@ -34,6 +34,8 @@ class Frame:
 class Preparation(Protocol):
     """Turns a frame into what one head takes. Runs in a worker process, so it is small and picklable.
 
+    Every worker imports its module: that may need a model's own preprocessing, but never torch.
+
     Equal preparations are made once a frame, however many heads want them: implementations are frozen
     dataclasses, so that equality is that of their settings.
     """

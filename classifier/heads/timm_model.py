@@ -3,63 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from classifier.decoding import Array, Frame
+from classifier.decoding import Array
 from classifier.errors import SetupError
 from classifier.heads import Options, Signals, torchvision_operators
+from classifier.heads.resizing import INTERPOLATIONS, Resized
 
 torchvision_operators.declare()
 import timm  # noqa: E402
 from timm.data import resolve_model_data_config  # noqa: E402
-
-_INTERPOLATIONS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Resized:
-    """timm's own evaluation transform up to the tensor: (1, height, width, 3) uint8.
-
-    Attributes:
-        height, width: of the model's input, in pixels.
-        crop_pct: the part of the shorter side that the input covers.
-        crop_mode: `center` (shorter side resized, middle cut out) or `squash` (resized to the input at once).
-        interpolation: Pillow's name for it.
-    """
-
-    height: int
-    width: int
-    crop_pct: float
-    crop_mode: str
-    interpolation: str
-
-    def prepare(self, frame: Frame) -> Array:
-        """See `Preparation.prepare`."""
-        image, how = frame.image, _INTERPOLATIONS[self.interpolation]
-        reach = (math.floor(self.width / self.crop_pct), math.floor(self.height / self.crop_pct))
-        if self.crop_mode == "squash":
-            image = image.resize(reach, how)
-        else:
-            # torchvision's Resize: the shorter side is exact, the longer one cut down to whole pixels
-            short, long = min(image.size), max(image.size)
-            longer = int(reach[0] * long / short)
-            wide = image.width >= image.height
-            image = image.resize((longer, reach[1]) if wide else (reach[0], longer), how)
-        left, top = round((image.width - self.width) / 2), round((image.height - self.height) / 2)
-        image = image.crop((left, top, left + self.width, top + self.height))
-        return np.asarray(image, np.uint8)[None]
 
 
 class TimmHead:
@@ -81,7 +38,7 @@ class TimmHead:
         self._model.eval().to(self._device)
         config = resolve_model_data_config(self._model)
         _, height, width = config["input_size"]
-        if config["crop_mode"] not in ("center", "squash") or config["interpolation"] not in _INTERPOLATIONS:
+        if config["crop_mode"] not in ("center", "squash") or config["interpolation"] not in INTERPOLATIONS:
             raise SetupError(
                 f"timm: {model}: {config['crop_mode']}, {config['interpolation']}: not understood"
             )
