@@ -24,16 +24,20 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from proxy.errors import ConfigError
 
 _PREFIX = "GATE__"
 _SECRETS = frozenset({"api_key", "token"})
-
-
+_SECRET = re.compile(r"[!-~]+")  # what an HTTP header carries unchanged
+_SQLITE = "sqlite:///"
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>\d{1,5})")
 
 
@@ -69,12 +73,16 @@ def _recipient(value: str) -> str:
 
 
 def _database_url(value: str) -> str:
-    try:
-        backend = make_url(value).get_backend_name()
-    except ArgumentError:
-        backend = ""
-    if backend != "sqlite":
-        raise ValueError("must be sqlite:///FILE")
+    file = value.removeprefix(_SQLITE)
+    # SQLAlchemy takes what follows a question mark for options of the driver.
+    if file in ("", value, ":memory:") or "?" in file or not file.isprintable():
+        raise ValueError("must be sqlite:///FILE: a file, without host or options, and no ? in its path")
+    return value
+
+
+def _secret(value: SecretStr) -> SecretStr:
+    if not _SECRET.fullmatch(value.get_secret_value()):
+        raise ValueError("must be printable ASCII without spaces, and not empty")
     return value
 
 
@@ -82,6 +90,7 @@ Listen = Annotated[str, AfterValidator(_listen)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Recipient = Annotated[str, AfterValidator(_recipient)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -113,7 +122,7 @@ class PictrsSection(Section):
     """The real pict-rs. The last two keys repeat settings of its own."""
 
     url: HttpUrl
-    api_key: SecretStr | None = None
+    api_key: Secret | None = None
     api_key_file: Path | None = None
     max_file_count: int = Field(default=1, ge=1, le=100)
     max_file_size_mb: int = Field(default=40, ge=1, le=1024)
@@ -124,7 +133,7 @@ class ClassifierSection(Section):
     """A classifier that the gate calls by HTTP."""
 
     url: HttpUrl
-    token: SecretStr | None = None
+    token: Secret | None = None
     token_file: Path | None = None
 
 
@@ -223,14 +232,17 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error.strerror}; write one as docs/configuration.md shows") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     _refuse_unknown_variables()
     try:
         config = Config(**data)
     except ValidationError as error:
         lines = [f"{path}: {_explain(dict(problem))}" for problem in error.errors()]
         raise ConfigError("\n".join(lines)) from None
-    except SettingsError as error:  # a variable for a list or a table that is not JSON
-        raise ConfigError(f"environment: {error}; lists and tables are written as JSON there") from None
+    except SettingsError:
+        names = ", ".join(_variables_not_json())
+        raise ConfigError(f"environment: {names}: must be JSON, as lists and tables are there") from None
     return _complete(config, path.resolve().parent)
 
 
@@ -239,6 +251,19 @@ def _refuse_unknown_variables() -> None:
         section = name.removeprefix(_PREFIX).partition("__")[0].lower()
         if name.startswith(_PREFIX) and section not in Config.model_fields:
             raise ConfigError(f"environment: {name}: unknown key; allowed: {', '.join(Config.model_fields)}")
+
+
+def _variables_not_json() -> list[str]:
+    """The variables that pydantic-settings cannot read; its own error names only the section."""
+    source = EnvSettingsSource(Config)
+    found = []
+    for name, value in os.environ.items():
+        source.env_vars = {name.lower(): value}
+        try:
+            source()
+        except SettingsError:
+            found.append(name)
+    return sorted(found)
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
@@ -255,8 +280,17 @@ def _explain(problem: Mapping[str, Any]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not where:  # a rule between several keys says itself which
         return str(message)
-    shown = "(secret)" if _SECRETS & set(where) else repr(problem["input"])
-    return f"{key}: {shown[:100]}: {message[:1].lower() + message[1:]}"
+    return f"{key}: {_shown(where, problem['input'])}: {message[:1].lower() + message[1:]}"
+
+
+def _shown(where: list[str], value: object) -> str:
+    """A value as an error may show it: no secret, nor anything that may hold one."""
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    if _SECRETS & set(where) or "AGE-SECRET-KEY" in text.upper():
+        return "(secret)"
+    return re.sub(r"//\S*@", "//…@", text)[:100]  # of a URL with a password
 
 
 def _keys_at(where: list[str]) -> list[str]:
@@ -285,17 +319,18 @@ def _complete(config: Config, folder: Path) -> Config:
     policy = config.policy.model_copy(
         update={"block_lists": [folder / path for path in config.policy.block_lists]}
     )
-    url = make_url(config.database.url)
-    if url.database and url.database != ":memory:":
-        url = url.set(database=str(folder / url.database))
-    database = DatabaseSection(url=url.render_as_string(hide_password=False))
+    url = f"{_SQLITE}{folder / config.database.url.removeprefix(_SQLITE)}"
+    try:
+        _database_url(url)
+    except ValueError as error:  # of the folder's own name
+        raise ConfigError(f"database.url: {url}: {error}") from None
     return config.model_copy(
         update={
             "pictrs": pictrs,
             "classifiers": classifiers,
             "cases": cases,
             "policy": policy,
-            "database": database,
+            "database": config.database.model_copy(update={"url": url}),
         }
     )
 
@@ -315,12 +350,16 @@ def read_secret(path: Path, key: str) -> str:
     """The one line in the file that the setting `key` names.
 
     Raises:
-        ConfigError: the file is not there, not readable or empty.
+        ConfigError: the file is not there, not readable or holds anything else. The message never quotes it.
     """
     try:
-        secret = path.read_text().strip()
+        secret = path.read_text("ascii").strip()
     except OSError as error:
         raise ConfigError(f"{key}: {path}: {error.strerror}; create the file or mend the path") from None
-    if not secret or not secret.isprintable() or " " in secret:
-        raise ConfigError(f"{key}: {path}: must hold the secret, one line, nothing else")
+    except UnicodeDecodeError:
+        secret = ""
+    if not _SECRET.fullmatch(secret):
+        raise ConfigError(
+            f"{key}: {path}: must hold the secret, one line of printable ASCII without spaces, nothing else"
+        )
     return secret

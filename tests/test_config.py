@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,16 @@ def test_without_an_api_key_held_uploads_are_rejected(folder: Path, text: str) -
             ["pictrs.api_key", "both"],
         ),
         ("[pictrs]", "[pictrs", ["not TOML"]),
+        ('"sqlite:///gate.db"', '"sqlite://"', ["database.url", "must be sqlite:///FILE"]),
+        ('"sqlite:///gate.db"', '"sqlite:///"', ["database.url", "must be sqlite:///FILE"]),
+        ('"sqlite:///gate.db"', '"sqlite:///:memory:"', ["database.url", "must be sqlite:///FILE"]),
+        ('"sqlite:///gate.db"', '"sqlite://host/gate.db"', ["database.url", "must be sqlite:///FILE"]),
+        ('"sqlite:///gate.db"', '"sqlite:///gate.db?mode=ro"', ["database.url", "without host or options"]),
+        (
+            '"sqlite:///gate.db"',
+            '"sqlite+pysqlcipher:///gate.db"',
+            ["database.url", "must be sqlite:///FILE"],
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(
@@ -156,8 +167,16 @@ def test_a_variable_that_is_no_setting_is_an_error(
     monkeypatch.setenv("GATE__SERVER__LISTN", "127.0.0.1:1")
     assert "server.listn" in refused(folder, text)
     monkeypatch.delenv("GATE__SERVER__LISTN")
-    monkeypatch.setenv("GATE__CLASSIFIERS", "not JSON")
-    assert "JSON" in refused(folder, text)
+
+
+@pytest.mark.parametrize("name", ["GATE__CLASSIFIERS", "GATE__POLICY__RULES", "GATE__CASES__RECIPIENTS"])
+def test_a_variable_that_is_not_json_is_named(
+    folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("GATE__POLICY__ON_UNAVAILABLE", "block")
+    monkeypatch.setenv(name, "[hush")
+    message = refused(folder, text)
+    assert message == f"environment: {name}: must be JSON, as lists and tables are there"
 
 
 def test_no_error_shows_a_secret(folder: Path, text: str) -> None:
@@ -165,6 +184,56 @@ def test_no_error_shows_a_secret(folder: Path, text: str) -> None:
     assert "hush" not in refused(folder, wrong)
     (folder / "pictrs-api-key").write_text("hush-hush\nhush-hush\n")
     assert "hush" not in refused(folder, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "into", "named"),
+    [
+        # The whole table or list is then pydantic's input, with every secret in it.
+        ("[[classifiers]]", "[classifiers]\ntoken = 'hush'", "classifiers: a table"),
+        ("[pictrs]", "[[pictrs]]\napi_key = 'hush'", "pictrs: a list"),
+        ("[[classifiers]]", "[[classifiers]]\nurl = 'http://x'\n[classifiers.token]\nx = 'hush'\n#", "token"),
+        ('"http://127.0.0.1:8081"', '"http://user:hush@h"', "//…@h"),
+        ('"sqlite:///gate.db"', '"postgresql://gate:hush@h/gate"', "//…@h"),
+        ('recipients = ["', 'recipients = ["AGE-SECRET-KEY-1HUSH", "', "cases.recipients.0: (secret)"),
+    ],
+)
+def test_no_error_shows_what_may_hold_a_secret(
+    folder: Path, text: str, change: str, into: str, named: str
+) -> None:
+    assert change in text
+    message = refused(folder, text.replace(change, into, 1))
+    assert named in message and "hush" not in message.lower()
+
+
+@pytest.mark.parametrize("secret", ["", "two words", "tab\tulated", "line\nbreak", "schlüssel", "nul\0"])
+def test_a_secret_is_checked_wherever_it_stands(
+    folder: Path, text: str, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    inline = text.replace('token_file = "classifier-token"', f"token = {json.dumps(secret)}")
+    assert "classifiers.0.token: (secret): must be printable ASCII" in refused(folder, inline)
+    (folder / "classifier-token").write_text(secret, "utf-8")
+    assert "classifiers.0.token_file" in refused(folder, text)
+    if "\0" not in secret:
+        monkeypatch.setenv("GATE__PICTRS__API_KEY", secret)
+        assert "pictrs.api_key: (secret): must be printable ASCII" in refused(folder, text)
+
+
+def test_a_file_that_is_not_utf_8_is_said_in_one_line(folder: Path, text: str) -> None:
+    (folder / "gate.toml").write_bytes(text.encode().replace(b"sexual content", b"se\xfcual content"))
+    with pytest.raises(ConfigError, match=r"gate\.toml: not UTF-8 \(byte \d+\)"):
+        load(folder / "gate.toml")
+    (folder / "classifier-token").write_bytes(b"schl\xfcssel")
+    message = refused(folder, text)
+    assert "classifiers.0.token_file" in message and len(message.splitlines()) == 1
+
+
+def test_a_folder_whose_name_no_url_can_carry_is_said(tmp_path: Path, folder: Path, text: str) -> None:
+    odd = tmp_path / "what?"
+    odd.mkdir()
+    for name in ("pictrs-api-key", "classifier-token"):
+        (folder / name).rename(odd / name)
+    assert "no ? in its path" in refused(odd, text)
 
 
 def test_a_file_that_is_not_there_says_where_to_look() -> None:
