@@ -1,0 +1,57 @@
+"""The resizing that timm's models are given their pictures with.
+
+Apart from them, because the decoder processes import what prepares a frame. With torch and timm each of
+them would take half a gigabyte, seconds to start, and most of the address space that it may have.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from classifier.decoding import Array, Frame
+
+# timm's names of the interpolations that Pillow has, too
+INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """timm's own evaluation transform up to the tensor: (1, height, width, 3) uint8.
+
+    Attributes:
+        height, width: of the model's input, in pixels.
+        crop_pct: the part of the shorter side that the input covers.
+        crop_mode: `center` (shorter side resized, middle cut out) or `squash` (resized to the input at once).
+        interpolation: one of `INTERPOLATIONS`.
+    """
+
+    height: int
+    width: int
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+
+    def prepare(self, frame: Frame) -> Array:
+        """See `Preparation.prepare`."""
+        image, how = frame.image, INTERPOLATIONS[self.interpolation]
+        reach = (math.floor(self.width / self.crop_pct), math.floor(self.height / self.crop_pct))
+        if self.crop_mode == "squash":
+            image = image.resize(reach, how)
+        else:
+            # torchvision's Resize: the shorter side is exact, the longer one cut down to whole pixels
+            short, long = min(image.size), max(image.size)
+            longer = int(reach[0] * long / short)
+            wide = image.width >= image.height
+            image = image.resize((longer, reach[1]) if wide else (reach[0], longer), how)
+        left, top = round((image.width - self.width) / 2), round((image.height - self.height) / 2)
+        image = image.crop((left, top, left + self.width, top + self.height))
+        return np.asarray(image, np.uint8)[None]
