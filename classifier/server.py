@@ -83,7 +83,9 @@ class Server:
         if not self._tokens:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        matches = [hmac.compare_digest(given.encode(), token) for token in self._tokens]
+        # aiohttp hands on bytes that are not UTF-8 as surrogates, which a plain `encode` refuses
+        offered = given.encode("utf-8", "surrogateescape")
+        matches = [hmac.compare_digest(offered, token) for token in self._tokens]
         if scheme.lower() != "bearer" or not any(matches):
             raise Rejection(401, "unauthorized", "this classifier wants a bearer token that it knows")
 
@@ -168,9 +170,11 @@ def _deadline_ms(request: web.Request, default: int) -> int:
     given = request.headers.get("X-Deadline-Ms")
     if given is None:
         return default
-    if not re.fullmatch(r"[0-9]{1,9}", given) or not 0 < int(given) <= _LONGEST_DEADLINE_MS:
-        raise Rejection(400, "bad-request", f"X-Deadline-Ms is 1..{_LONGEST_DEADLINE_MS}")
-    return int(given)
+    number = re.fullmatch(r"0*([1-9][0-9]*)", given)
+    if number is None:
+        raise Rejection(400, "bad-request", "X-Deadline-Ms is a whole number of milliseconds, 1 or more")
+    # Whoever can wait longer than is promised may; nine digits are more than enough to see that.
+    return min(int(number[1][:9]), _LONGEST_DEADLINE_MS)
 
 
 def _error(rejection: Rejection) -> web.Response:

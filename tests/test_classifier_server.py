@@ -77,7 +77,10 @@ def test_metrics_count_what_was_looked_at(classifier: Classifier) -> None:
     assert 'pictrs_classifier_stage_seconds_count{stage="decode"}' in text
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN])
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, "Bearer \xff\xfe", f"Bearer {TOKEN}\xe9"],
+)
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/info", "/v1/anything"])
 def test_without_the_token_nothing_is_told(
     classifier: Classifier, authorization: str | None, path: str
@@ -98,7 +101,9 @@ def test_without_the_token_nothing_is_told(
         (pictures.png(), {"X_Deadline_Ms": "0"}, 400, "bad-request"),
         (pictures.png(), {"X_Deadline_Ms": "-1"}, 400, "bad-request"),
         (pictures.png(), {"X_Deadline_Ms": "1e3"}, 400, "bad-request"),
-        (pictures.png(), {"X_Deadline_Ms": "999999999"}, 400, "bad-request"),
+        (pictures.png(), {"X_Deadline_Ms": "soon"}, 400, "bad-request"),
+        (pictures.png(), {"X_Deadline_Ms": "\xb2"}, 400, "bad-request"),
+        (pictures.png(), {"X_Deadline_Ms": ""}, 400, "bad-request"),
         (pictures.png((2000, 2000)), {"X_Deadline_Ms": "1"}, 504, "deadline-exceeded"),
     ],
 )
@@ -108,6 +113,11 @@ def test_what_cannot_be_looked_at_has_its_code(
     answer = classify(classifier, content, **headers)
     assert (answer.status, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("deadline_ms", ["600001", "999999999999", "9" * 5000])
+def test_a_deadline_beyond_the_longest_is_the_longest(classifier: Classifier, deadline_ms: str) -> None:
+    assert classify(classifier, pictures.png(seed=502), X_Deadline_Ms=deadline_ms).status == 200
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(classifier: Classifier) -> None:
