@@ -31,13 +31,13 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
+from sqlalchemy import URL, make_url
 
 from proxy.errors import ConfigError
 
 _PREFIX = "GATE__"
 _SECRETS = frozenset({"api_key", "token"})
 _SECRET = re.compile(r"[!-~]+")  # what an HTTP header carries unchanged
-_SQLITE = "sqlite:///"
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>\d{1,5})")
 
 
@@ -73,10 +73,9 @@ def _recipient(value: str) -> str:
 
 
 def _database_url(value: str) -> str:
-    file = value.removeprefix(_SQLITE)
-    # SQLAlchemy takes what follows a question mark for options of the driver.
-    if file in ("", value, ":memory:") or "?" in file or not file.isprintable():
-        raise ValueError("must be sqlite:///FILE: a file, without host or options, and no ? in its path")
+    file = make_url(value).database if re.fullmatch(r"sqlite:///[^?]+", value) else None
+    if not file or file == ":memory:" or not file.isprintable():
+        raise ValueError("must be sqlite:///FILE, without host or options")
     return value
 
 
@@ -319,18 +318,16 @@ def _complete(config: Config, folder: Path) -> Config:
     policy = config.policy.model_copy(
         update={"block_lists": [folder / path for path in config.policy.block_lists]}
     )
-    url = f"{_SQLITE}{folder / config.database.url.removeprefix(_SQLITE)}"
-    try:
-        _database_url(url)
-    except ValueError as error:  # of the folder's own name
-        raise ConfigError(f"database.url: {url}: {error}") from None
+    # Made of its parts, because the folder's name may hold what a URL has to quote.
+    url = URL.create("sqlite", database=str(folder / str(make_url(config.database.url).database)))
+    database = DatabaseSection(url=url.render_as_string())
     return config.model_copy(
         update={
             "pictrs": pictrs,
             "classifiers": classifiers,
             "cases": cases,
             "policy": policy,
-            "database": config.database.model_copy(update={"url": url}),
+            "database": database,
         }
     )
 

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.cases.sealing import write_new_identity
 from proxy.config import Config, load
+from proxy.database import Database
 from proxy.errors import ConfigError
 
 FIRST = """
@@ -228,12 +229,13 @@ def test_a_file_that_is_not_utf_8_is_said_in_one_line(folder: Path, text: str) -
     assert "classifiers.0.token_file" in message and len(message.splitlines()) == 1
 
 
-def test_a_folder_whose_name_no_url_can_carry_is_said(tmp_path: Path, folder: Path, text: str) -> None:
-    odd = tmp_path / "what?"
+def test_a_folder_may_have_any_name(tmp_path: Path, folder: Path, text: str) -> None:
+    odd = tmp_path / "what? 100%20 #1"
     odd.mkdir()
     for name in ("pictrs-api-key", "classifier-token"):
         (folder / name).rename(odd / name)
-    assert "no ? in its path" in refused(odd, text)
+    Database(loaded(odd, text).database.url).close()
+    assert (odd / "gate.db").exists()
 
 
 def test_a_file_that_is_not_there_says_where_to_look() -> None:
