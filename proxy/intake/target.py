@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from proxy.errors import Refusal
 
 _ABSOLUTE = re.compile(r"https?://[^/?#\\]*", re.ASCII | re.IGNORECASE)
-_PATH = re.compile(r"(?:/(?:[^%\x00-\x20\x7f\\]|%[0-9A-Fa-f]{2})*)+")
+_PATH = re.compile(r"/(?:[^%\x00-\x20\x7f\\]|%[0-9A-Fa-f]{2})*")
 _LONGEST = 8 * 1024
 _MOST_PAIRS = 64
 
