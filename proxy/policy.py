@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.channels.looks import Look, Seen, Undecodable, Unseen
+from proxy.media import Format
 
 
 class Verdict(enum.StrEnum):
@@ -59,15 +60,37 @@ def decide_known(verdict: Verdict, source: str) -> Decision:
     return Decision(verdict, f"known: {source}")
 
 
-def decide(policy: Policy, look: Look) -> Decision:
-    """The verdict on a file after somebody looked, or nobody could."""
+def decide(policy: Policy, look: Look, claimed: Format) -> Decision:
+    """The verdict on a file after somebody looked, or nobody could.
+
+    Args:
+        claimed: what the file's signature says it is. Where its decoder says otherwise, there are two
+            readings of one file, and what was looked at need not be what pict-rs will show.
+    """
     match look:
-        case Seen(signals=signals):
-            for rule in policy.rules:
-                if rule.matches(signals):
-                    return Decision(rule.verdict, f"rule: {rule.name}", rule.name)
-            return Decision(Verdict.ALLOW, "no rule matched")
+        case Seen(signals=signals, format=decoded):
+            seen = _by_rules(policy.rules, signals)
+            if _family(decoded) == _family(claimed.name):
+                return seen
+            reason = f"undecodable: its signature says {claimed.name}, its decoder {decoded}"
+            return max(seen, Decision(policy.on_undecodable, reason), key=_severity)
         case Undecodable(reason=reason):
             return Decision(policy.on_undecodable, f"undecodable: {reason}")
         case Unseen(reason=reason):
             return Decision(policy.on_unavailable, f"unavailable: {reason}")
+
+
+def _by_rules(rules: Sequence[Rule], signals: Mapping[str, float]) -> Decision:
+    for rule in rules:
+        if rule.matches(signals):
+            return Decision(rule.verdict, f"rule: {rule.name}", rule.name)
+    return Decision(Verdict.ALLOW, "no rule matched")
+
+
+def _severity(decision: Decision) -> int:
+    return (Verdict.ALLOW, Verdict.DEFER, Verdict.HOLD, Verdict.BLOCK).index(decision.verdict)
+
+
+def _family(name: str) -> str:
+    """One name for formats that only their number of frames, or a box at the start, tells apart."""
+    return {"apng": "png", "mov": "mp4"}.get(name, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ NEEDED = frozenset({"sexual", "minor"})
 def file() -> File:
     media = recognise(CONTENT)
     assert media is not None
-    return File(CONTENT, media)
+    return File(CONTENT, media, hashlib.sha256(CONTENT).hexdigest())
 
 
 async def look(*fakes: Fake, within_s: float = 2.0, token: str | None = "t") -> Look:
@@ -75,8 +76,18 @@ async def test_the_request_is_that_of_protocol_v1() -> None:
         lambda _: Reply(302, b"{}", {"Location": "http://127.0.0.1:9/"}),
         lambda _: Reply(200, json.dumps(SEEN).encode(), cut=True),
         lambda _: json_reply(200, {}),
-        lambda _: json_reply(200, {**SEEN, "signals": {}}),
-        lambda _: json_reply(200, {**SEEN, "signals": {"sexual": 0.1}}),
+        lambda _: json_reply(200, {**SEEN, "signals": {}, "frames": [{"index": 0, "signals": {}}]}),
+        lambda _: json_reply(200, {**SEEN, "signals": []}),
+        lambda _: json_reply(200, {**SEEN, "signals": None}),
+        lambda _: json_reply(200, {**SEEN, "frames": [0]}),
+        lambda _: json_reply(200, {**SEEN, "frames": [{"index": float("inf"), "signals": {"sexual": 0}}]}),
+        lambda _: json_reply(200, {**SEEN, "media": None}),
+        lambda _: json_reply(200, {**SEEN, "hashes": {"sha256": "0" * 64}}),
+        lambda _: Reply(200, b"[" * 100_000),
+        lambda _: json_reply(
+            200,
+            {**SEEN, "signals": {"sexual": 0.1}, "frames": [{"index": 0, "signals": {"sexual": 0.1}}]},
+        ),
         lambda _: json_reply(200, {**SEEN, "signals": {"sexual": 1.5, "minor": 0}}),
         lambda _: json_reply(200, {**SEEN, "signals": {"sexual": float("nan"), "minor": 0}}),
         lambda _: json_reply(200, {**SEEN, "signals": {"sexual": "high", "minor": 0}}),
@@ -116,10 +127,16 @@ async def test_what_no_classifier_ever_can_decode_is_undecodable(status: int, co
     assert isinstance(await look(classifier(error(status, code))), Undecodable)
 
 
-async def test_two_readings_of_one_file_are_no_look() -> None:
-    other = {**SEEN, "media": {**SEEN["media"], "format": "gif"}}  # type: ignore[dict-item]
-    found = await look(classifier(lambda _: json_reply(200, other)))
-    assert isinstance(found, Undecodable) and "png" in found.reason and "gif" in found.reason
+async def test_what_one_classifier_cannot_decode_another_may() -> None:
+    cannot = error(415, "unsupported-media")
+    assert isinstance(await look(classifier(cannot), classifier(seen)), Seen)
+    assert isinstance(await look(classifier(error(500, "x")), classifier(cannot)), Undecodable)
+
+
+async def test_a_file_s_signals_are_at_least_those_of_its_frames() -> None:
+    frames = [{"index": 0, "signals": {"sexual": 0.1}}, {"index": 1, "signals": {"sexual": 0.9}}]
+    found = await look(classifier(lambda _: json_reply(200, {**SEEN, "frames": frames})))
+    assert isinstance(found, Seen) and found.signals == {"sexual": 0.9, "minor": 0.01}
 
 
 async def test_where_one_fails_another_looks() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from proxy.channels.looks import Look, Seen, Undecodable, Unseen
+from proxy.media.signatures import APNG, GIF, PNG
 from proxy.policy import Policy, Rule, Verdict, decide
 
 POLICY = Policy(
@@ -41,8 +44,29 @@ def seen(**signals: float) -> Seen:
 def test_the_first_rule_whose_thresholds_are_all_reached_decides(
     look: Look, verdict: Verdict, rule: str | None
 ) -> None:
-    decision = decide(POLICY, look)
+    decision = decide(POLICY, look, PNG)
     assert (decision.verdict, decision.rule) == (verdict, rule)
+
+
+@pytest.mark.parametrize(
+    ("look", "on_undecodable", "verdict", "rule"),
+    [
+        (seen(sexual=0.0), Verdict.HOLD, Verdict.HOLD, None),
+        (seen(sexual=0.0), Verdict.ALLOW, Verdict.ALLOW, None),
+        (seen(sexual=1.0, minor=1.0), Verdict.ALLOW, Verdict.HOLD, "both"),
+        (seen(sexual=1.0), Verdict.HOLD, Verdict.BLOCK, "extreme"),
+        (seen(sexual=1.0, minor=1.0), Verdict.BLOCK, Verdict.BLOCK, None),
+    ],
+)
+def test_two_readings_of_one_file_get_the_sterner_verdict(
+    look: Look, on_undecodable: Verdict, verdict: Verdict, rule: str | None
+) -> None:
+    decision = decide(replace(POLICY, on_undecodable=on_undecodable), look, GIF)
+    assert (decision.verdict, decision.rule) == (verdict, rule)
+
+
+def test_formats_that_differ_only_in_their_frames_are_one_reading() -> None:
+    assert decide(POLICY, seen(sexual=0.0), APNG).verdict is Verdict.ALLOW
 
 
 def test_a_signal_that_is_not_there_reaches_no_threshold_not_even_zero() -> None:

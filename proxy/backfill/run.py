@@ -94,7 +94,7 @@ class Backfill:
                     return _Finding(unreadable=True)
                 if isinstance(look, Seen):
                     signals = dict(look.signals)
-                decision = decide(self._policy, look)
+                decision = decide(self._policy, look, media)
         if decision.verdict is Verdict.ALLOW:
             return _Finding()
         hit = BackfillHit(

@@ -46,7 +46,7 @@ class HttpChannel:
             "POST", "/v1/classify", within_s, headers=headers, data=file.content
         )
         if status == 200:
-            return _seen(answer)
+            return _seen(answer, file)
         code = _code(answer)
         if code in _NOT_FOR_IT and status in (400, 413, 415):
             return Undecodable(code)
@@ -88,21 +88,26 @@ class HttpChannel:
             raise ChannelError(f"{self.name} cannot be reached: {type(error).__name__}") from None
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise ChannelError(f"{self.name} answered {response.status} with something that is not JSON")
         return response.status, _seconds(response.headers.get("Retry-After")), answer
 
 
-def _seen(answer: Mapping[str, Any]) -> Seen:
-    """A 200, checked: an answer that lacks a signal or has a number out of range is nobody's look."""
+def _seen(answer: Mapping[str, Any], file: File) -> Seen:
+    """A 200, checked: an answer that contradicts itself, or is about another file, is nobody's look."""
     try:
         signals = _signals(answer["signals"])
-        frames = [
-            {"index": int(frame["index"]), "signals": _signals(frame["signals"])}
-            for frame in answer["frames"]
-        ]
+        frames = []
+        for frame in answer["frames"]:
+            own = _signals(frame["signals"])
+            frames.append({"index": int(frame["index"]), "signals": own})
+            for name, value in own.items():  # the file's are its frames' largest; believe the larger
+                signals[name] = max(value, signals.get(name, 0.0))
+        about = (answer.get("hashes") or {}).get("sha256")
+        if about and file.sha256 and about != file.sha256:
+            raise ValueError("the answer is about another file")
         media = answer["media"]
         ensemble = f"{answer['ensemble']} {answer['version']}"
         if not signals or not frames or int(media["frames_scored"]) < 1:
@@ -111,7 +116,7 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
         if min(size) < 1:
             raise ValueError("a picture without pixels")
         return Seen(signals, frames, ensemble, str(media["format"]), *size)
-    except (KeyError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise ChannelError("the classifier's answer is not one of protocol v1") from None
 
 

@@ -68,50 +68,42 @@ class Lookout:
     async def _look(self, file: File, priority: Priority, deadline: float) -> Look:
         loop = asyncio.get_running_loop()
         reasons: dict[str, str] = {}
-        waiting = {channel.name: 0.0 for channel in self._channels}  # not before that time
-        while waiting:
-            now = loop.time()
-            ready = [channel for channel in self._channels if waiting.get(channel.name, deadline) <= now]
-            if not ready:
-                pause = min(waiting.values()) - now
-                if now + pause >= deadline:
-                    break
-                await asyncio.sleep(pause)
-                continue
-            if deadline - now <= 0:
+        undecodable: Undecodable | None = None
+        untried = dict.fromkeys(self._channels, 0.0)  # and the time before which not to ask it
+        while untried:
+            channel = min(untried, key=lambda one: (untried[one], self._busy[one.name]))
+            wait = untried[channel] - loop.time()
+            if max(untried[channel], loop.time()) >= deadline:
                 break
-            channel = min(ready, key=lambda channel: self._busy[channel.name])
+            if wait > 0:
+                await asyncio.sleep(wait)
+                continue
+            untried.pop(channel)
             try:
-                return await self._ask(channel, file, priority, deadline - now)
+                look = await self._ask(channel, file, priority, deadline - loop.time())
             except ChannelError as error:
                 reasons[channel.name] = str(error)
-                if error.retry_after_s is None:
-                    del waiting[channel.name]
-                else:
-                    waiting[channel.name] = loop.time() + error.retry_after_s
-        return Unseen("; ".join(reasons.values()) or "the time was up")
+                if error.retry_after_s is not None:
+                    untried[channel] = loop.time() + error.retry_after_s
+                continue
+            if isinstance(look, Seen):
+                return look
+            undecodable = look  # another one may know the format
+        return undecodable or Unseen("; ".join(reasons.values()) or "the time was up")
 
-    async def _ask(self, channel: Channel, file: File, priority: Priority, within_s: float) -> Look:
+    async def _ask(
+        self, channel: Channel, file: File, priority: Priority, within_s: float
+    ) -> Seen | Undecodable:
         self._busy[channel.name] += 1
         try:
             look = await channel.look(file, priority=priority, within_s=within_s)
         finally:
             self._busy[channel.name] -= 1
-        if not isinstance(look, Seen):
-            return look
-        if missing := self._needed - look.signals.keys():
+        if isinstance(look, Seen) and (missing := self._needed - look.signals.keys()):
             raise ChannelError(f"{channel.name} gives no signal {', '.join(missing)}, which a rule names")
-        if _family(look.format) != _family(file.media.name):
-            # Two readings of one file: what was looked at need not be what pict-rs will show.
-            return Undecodable(f"its signature says {file.media.name}, its decoder {look.format}")
         return look
 
     async def close(self) -> None:
         """Closes every channel."""
         for channel in self._channels:
             await channel.close()
-
-
-def _family(name: str) -> str:
-    """One name for formats that only their number of frames tells apart."""
-    return {"apng": "png", "mov": "mp4"}.get(name, name)

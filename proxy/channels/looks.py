@@ -56,10 +56,11 @@ Look = Seen | Undecodable | Unseen
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a channel gets: bytes and the format that their signature claims."""
+    """What a channel gets: bytes, the format that their signature claims, their SHA-256 where it is known."""
 
     content: bytes = field(repr=False)
     media: Format
+    sha256: str | None = None
 
 
 class ChannelError(Exception):

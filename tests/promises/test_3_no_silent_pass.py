@@ -66,7 +66,10 @@ def hang(_: Asked) -> Reply:
         error(401, "unauthorized"),
         lambda _: Reply(200, b"OK"),
         lambda _: Reply(200, b'{"signals": {}}', cut=True),
-        lambda _: json_reply(200, {**SEEN, "signals": {"sexual": 0.0}}),
+        lambda _: json_reply(
+            200,
+            {**SEEN, "signals": {"sexual": 0.0}, "frames": [{"index": 0, "signals": {"sexual": 0.0}}]},
+        ),
     ],
     ids=[
         "hangs",
