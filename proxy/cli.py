@@ -74,7 +74,7 @@ async def _review_show(options: argparse.Namespace) -> None:
 async def _review_release(options: argparse.Namespace) -> None:
     config = load(options.config)
     async with app.parts(config) as made:
-        decider = Decider(made.database, made.quarantine, made.pictrs, made.fault)
+        decider = Decider(made.database, made.quarantine, made.known, made.pictrs, made.fault)
         case = await decider.release(
             options.case, identity_file=_needed_identity(options, config), reviewer=options.reviewer
         )
@@ -86,7 +86,7 @@ async def _review_release(options: argparse.Namespace) -> None:
 async def _review_confirm(options: argparse.Namespace) -> None:
     config = load(options.config)
     async with app.parts(config) as made:
-        decider = Decider(made.database, made.quarantine, made.pictrs, made.fault)
+        decider = Decider(made.database, made.quarantine, made.known, made.pictrs, made.fault)
         case = await decider.confirm(
             options.case, identity_file=_identity(options, config), reviewer=options.reviewer
         )

@@ -21,6 +21,7 @@ Query = Iterable[tuple[str, str]]
 _LARGEST_JSON = 16 * 1024 * 1024
 _CONNECT_S = 5.0
 _PROBE_S = 2.0
+_NOBODY = "nobody"
 # pict-rs (actix) closes an idle connection after 5 s; the gate has let go of it before.
 _KEEP_ALIVE_S = 3.0
 
@@ -49,12 +50,10 @@ class StoredFile:
     Attributes:
         hex: 39 bytes in hexadecimal: SHA-256 of the stored bytes, 6 bytes of size, 1 of format.
         aliases: every alias of the file.
-        content_type: as pict-rs serves it; None where it keeps no details.
     """
 
     hex: str
     aliases: Sequence[str]
-    content_type: str | None
 
 
 class Pictrs:
@@ -62,9 +61,9 @@ class Pictrs:
 
     def __init__(self, url: str, api_key: str | None, timeout_s: float) -> None:
         self._url, self._api_key, self._timeout_s = url, api_key, timeout_s
-        self._pooled = _session(aiohttp.TCPConnector(limit=256, keepalive_timeout=_KEEP_ALIVE_S))
+        self._pooled = _session(aiohttp.TCPConnector(limit=256, keepalive_timeout=_KEEP_ALIVE_S), timeout_s)
         # Uploads are not repeated, so they must not meet a connection that pict-rs is just closing.
-        self._fresh = _session(aiohttp.TCPConnector(limit=256, force_close=True))
+        self._fresh = _session(aiohttp.TCPConnector(limit=256, force_close=True), timeout_s)
         self._is_06: bool | None = None
 
     async def close(self) -> None:
@@ -108,8 +107,8 @@ class Pictrs:
             self._is_06 = "uploads" in answer.json()
         return answer
 
-    async def import_file(self, alias: str, file: OutgoingFile, query: Query) -> dict[str, Any]:
-        """`POST /internal/import`: stores `file` under `alias`.
+    async def import_file(self, file: OutgoingFile, query: Query) -> dict[str, Any]:
+        """`POST /internal/import`: stores `file`, whose name becomes its alias.
 
         Returns:
             pict-rs's entry for it: `file`, `delete_token`, `details`.
@@ -117,14 +116,28 @@ class Pictrs:
         Raises:
             PictrsError: refused (`code` says why; `duplicate-alias` where the alias is taken), or no answer.
         """
-        named = OutgoingFile(alias, file.content_type, file.content)
         answer = await self._send(
-            write_target(["internal", "import"], query), write([named]), self._key(), self._timeout_s
+            write_target(["internal", "import"], query), write([file]), self._key(), self._timeout_s
         )
         entries = self._checked(answer, 201).get("files")
         if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
             raise PictrsError("pict-rs answered an import without a file", status=answer.status)
         return entries[0]
+
+    async def delete(self, alias: str) -> None:
+        """`POST /internal/delete`: takes an alias away; one that is not there is gone already.
+
+        Raises:
+            PictrsError: no such answer.
+        """
+        request = self._pooled.post(
+            self._at(write_target(["internal", "delete"], [("alias", alias)])),
+            headers=self._key(),
+            allow_redirects=False,
+        )
+        answer = await self._whole(request, self._timeout_s, _LARGEST_JSON)
+        if answer.status not in (200, 204, 404):
+            self._checked(answer, 200)
 
     async def has(self, alias: str) -> bool:
         """Whether pict-rs itself knows `alias`."""
@@ -137,15 +150,17 @@ class Pictrs:
     async def is_06(self) -> bool:
         """Whether this is pict-rs 0.6, whose upload answers have another shape.
 
-        Known from its last upload answer; before the first one it is asked, which needs the key.
+        Known from its last upload answer; before the first one it is asked for an alias that nobody has, of
+        which the two versions speak with different codes.
         """
-        if self._is_06 is None and self._api_key is not None:
+        if self._is_06 is None:
             try:
-                answer = await self._get(["internal", "limits"], (), self._key(), within_s=_PROBE_S)
+                answer = await self._get(["image", "details", "original", _NOBODY], (), {}, within_s=_PROBE_S)
             except PictrsError:
                 return False
-            if answer.status in (200, 404):
-                self._is_06 = answer.status == 200
+            code = answer.json().get("code")
+            if code in ("alias-not-found", "not-found"):
+                self._is_06 = code == "not-found"
         return bool(self._is_06)
 
     async def hashes(self, *, slug: str | None, limit: int) -> tuple[list[StoredFile], str | None]:
@@ -165,12 +180,7 @@ class Pictrs:
         page = self._checked(await self._get(["internal", "hashes"], query, self._key()), 200).get("page")
         if not isinstance(page, dict) or not isinstance(page.get("hashes"), list):
             raise PictrsError("pict-rs answered /internal/hashes without a page")
-        files = [
-            StoredFile(
-                entry["hex"], tuple(entry["aliases"]), (entry.get("details") or {}).get("content_type")
-            )
-            for entry in page["hashes"]
-        ]
+        files = [StoredFile(entry["hex"], tuple(entry["aliases"])) for entry in page["hashes"]]
         return files, page.get("next")
 
     async def original(self, alias: str, *, largest: int) -> bytes:
@@ -225,18 +235,21 @@ class Pictrs:
         return await self._whole(request, within_s, _LARGEST_JSON)
 
     async def _whole(self, request: Any, within_s: float, largest: int) -> Answer:
+        status: int | None = None
         try:
             async with asyncio.timeout(within_s), request as response:
+                status = response.status
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > largest:
-                        raise PictrsError(f"pict-rs answered with more than {largest} bytes")
-                return Answer(response.status, response.headers, bytes(body))
+                        raise PictrsError(f"pict-rs answered with more than {largest} bytes", status=status)
+                return Answer(status, response.headers, bytes(body))
         except TimeoutError:
-            raise _too_late(within_s) from None
+            raise _too_late(within_s, status) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise PictrsError(f"pict-rs cannot be reached: {type(error).__name__}") from None
+            what = "cannot be reached" if status is None else "broke off its answer"
+            raise PictrsError(f"pict-rs {what}: {type(error).__name__}", status=status) from None
 
     @staticmethod
     def _checked(answer: Answer, expected: int) -> dict[str, Any]:
@@ -251,14 +264,15 @@ class Pictrs:
         return content
 
 
-def _too_late(within_s: float) -> PictrsError:
-    return PictrsError(f"pict-rs did not answer within {within_s:.1f} s", timed_out=True)
+def _too_late(within_s: float, status: int | None = None) -> PictrsError:
+    return PictrsError(f"pict-rs did not answer within {within_s:.1f} s", status=status, timed_out=True)
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+def _session(connector: aiohttp.TCPConnector, stall_s: float) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        # No total: a large picture may take a slow reader long. But it may not stand still.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=stall_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),

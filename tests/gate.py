@@ -152,7 +152,7 @@ class Gate:
 
         async def run() -> None:
             async with app.parts(load(self.config)) as made:
-                decider = Decider(made.database, made.quarantine, made.pictrs, made.fault)
+                decider = Decider(made.database, made.quarantine, made.known, made.pictrs, made.fault)
                 await getattr(decider, decision)(case_id, identity_file=self.key, reviewer="test")
 
         case_id = case_id or self.cases()[0]["id"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import delete, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.database import Case, CaseState, Database, LedgerEntry, cases, engine, ledger
 from proxy.database.models import Base
@@ -61,6 +66,89 @@ def test_a_database_that_cannot_be_opened_is_said_in_one_line() -> None:
         Database("sqlite:////nowhere/gate.db")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no database, but something else of some length " * 200, "file is not a database"),
+        (b"SQLite format 3\0" + b"\0" * 8000, "file is not a database"),
+    ],
+)
+def test_a_file_that_is_no_database_is_said_in_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "gate.db").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"database\.url: .*gate\.db: {said}"):
+        Database(f"sqlite:///{tmp_path}/gate.db")
+    assert (tmp_path / "gate.db").read_bytes() == content
+
+
+def test_a_database_of_a_newer_gate_is_left_alone(database: Database, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "gate.db", isolation_level=None)) as other:
+        other.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ConfigError, match="another version of pictrs-gate"):
+        Database(f"sqlite:///{tmp_path}/gate.db")
+
+
+def test_a_second_process_starts_and_reads_while_another_writes(database: Database, tmp_path: Path) -> None:
+    cases.add(database, case(), facts={})
+    with database.writing() as session:
+        session.connection()  # takes the lock
+        other = Database(f"sqlite:///{tmp_path}/gate.db")
+        assert [found.id for found in cases.listed(other)] == ["case-1"]
+    other.close()
+
+
+def test_a_database_that_stays_locked_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_BUSY_S", 0.1)
+    with closing(sqlite3.connect(tmp_path / "gate.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ConfigError, match="database is locked; another process has been writing"):
+            Database(f"sqlite:///{tmp_path}/gate.db")
+
+
+def test_no_error_of_the_database_shows_what_was_to_be_written(database: Database) -> None:
+    cases.add(database, case(reason="hush"), facts={})
+    with pytest.raises(SQLAlchemyError) as error:
+        cases.add(database, case(reason="hush"), facts={})
+    assert "hush" not in str(error.value)
+    assert engine.in_words(error.value) == "UNIQUE constraint failed: cases.alias_key"
+
+
+def test_the_database_and_what_sqlite_writes_beside_it_are_private(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def open_and_write() -> set[str]:
+        """The files, each of which nobody else can read."""
+        opened = Database(f"sqlite:///{tmp_path}/gate.db")
+        ledger.record(opened, "noted", actor="gate", facts={})
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+        opened.close()
+        assert set(modes.values()) == {0o600}
+        return set(modes)
+
+    before = os.umask(0)
+    try:
+        assert open_and_write() == {"gate.db", "gate.db-wal", "gate.db-shm"}
+        assert caplog.text == ""
+        (tmp_path / "gate.db").chmod(0o644)
+        open_and_write()
+    finally:
+        os.umask(before)
+    assert "others could read it; it is private now" in caplog.text
+
+
+def test_a_database_of_somebody_else_s_is_used_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "gate.db").touch(0o666)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    Database(f"sqlite:///{tmp_path}/gate.db").close()
+    assert "belongs to somebody else" in caplog.text
+
+
 def test_a_case_and_its_ledger_entry_come_together_or_not_at_all(database: Database) -> None:
     cases.add(database, case(), facts={"sha256": "1"})
     with pytest.raises(Exception, match="UNIQUE"):
@@ -71,13 +159,48 @@ def test_a_case_and_its_ledger_entry_come_together_or_not_at_all(database: Datab
 
 def test_a_decision_changes_state_memory_and_ledger_together(database: Database) -> None:
     cases.add(database, case(), facts={})
-    undecided = {CaseState.PENDING, CaseState.DEFERRED}
-    cases.decide(database, "case-1", to=CaseState.CONFIRMED, frm=undecided, reviewer="ann", facts={})
+    now = datetime.now(UTC)
+    cases.confirmed(database, "case-1", reviewer="ann", sha256=f"{1:064x}", before=now)
     known = cases.known(database, f"{1:064x}")
     assert known is not None and (known.verdict, known.added_by) == ("block", "ann")
     assert [entry.act for entry in ledger.entries(database, case_id="case-1")] == ["pending", "confirmed"]
     with pytest.raises(CaseError, match="is confirmed"):
-        cases.decide(database, "case-1", to=CaseState.RELEASED, frm=undecided, reviewer="bob", facts={})
+        cases.releasing(database, "case-1", reviewer="bob", sha256=f"{1:064x}")
+
+
+def test_a_file_that_was_confirmed_in_one_case_is_not_released_by_another(database: Database) -> None:
+    same = f"{1:064x}"
+    cases.add(database, case(1), facts={})
+    cases.add(database, case(2, sha256=same), facts={})
+    cases.confirmed(database, "case-1", reviewer="ann", sha256=same, before=datetime.now(UTC))
+    with pytest.raises(CaseError, match=r"confirmed by ann in case case-1"):
+        cases.releasing(database, "case-2", reviewer="bob", sha256=same)
+    assert cases.get(database, "case-2").state is CaseState.PENDING
+    known = cases.known(database, same)
+    assert known is not None and known.verdict == "block"
+
+
+def test_a_release_that_has_begun_is_not_confirmed_until_it_must_have_ended(database: Database) -> None:
+    sha256 = f"{1:064x}"
+    cases.add(database, case(), facts={})
+    cases.releasing(database, "case-1", reviewer="ann", sha256=sha256)
+    with pytest.raises(CaseError, match="ann is releasing it"):
+        cases.confirmed(
+            database, "case-1", reviewer="bob", sha256=sha256, before=datetime.now(UTC) - timedelta(minutes=2)
+        )
+    cases.confirmed(database, "case-1", reviewer="bob", sha256=sha256, before=datetime.now(UTC))
+    with pytest.raises(CaseError, match="is confirmed by bob"):
+        cases.released(database, "case-1", reviewer="ann", stored_token=None)
+
+
+def test_a_release_may_be_begun_and_ended_twice(database: Database) -> None:
+    sha256 = f"{1:064x}"
+    cases.add(database, case(), facts={})
+    for _ in range(2):
+        cases.releasing(database, "case-1", reviewer="ann", sha256=sha256)
+    cases.released(database, "case-1", reviewer="ann", stored_token="token")
+    again = cases.released(database, "case-1", reviewer="ann", stored_token=None)
+    assert (again.state, again.stored_token) == (CaseState.RELEASED, "token")
 
 
 def test_a_promised_alias_is_found_by_its_key_until_the_release(database: Database) -> None:
@@ -85,7 +208,9 @@ def test_a_promised_alias_is_found_by_its_key_until_the_release(database: Databa
     found = cases.promised(database, b"key-1")
     assert found is not None and found.id == "case-1"
     assert cases.promised(database, b"key-2") is None
-    cases.decide(database, "case-1", to=CaseState.RELEASED, frm={CaseState.PENDING}, reviewer="ann", facts={})
+    cases.releasing(database, "case-1", reviewer="ann", sha256=f"{1:064x}")
+    assert cases.promised(database, b"key-1") is not None
+    cases.released(database, "case-1", reviewer="ann", stored_token=None)
     assert cases.promised(database, b"key-1") is None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from PIL import Image, ImageChops
@@ -79,11 +81,60 @@ def test_what_pict_rs_refuses_at_a_release_is_shown_and_the_case_stays(
     assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
 
 
-def test_without_pict_rs_a_release_says_so_and_the_case_stays(new_gate: NewGate, hit: bytes) -> None:
-    gate = new_gate(pictrs_url="http://127.0.0.1:9")
+def test_a_release_that_pict_rs_did_not_answer_is_said_and_can_be_repeated(
+    new_gate: NewGate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    gate = new_gate()
+    case, alias = held(gate, hit)
+    away = {"GATE__PICTRS__URL": "http://127.0.0.1:9"}
+    refused = gate.review("release", case, "--reviewer", "ann", check=False, env=away)
+    assert refused.returncode == 1
+    assert "pict-rs cannot be reached" in refused.stderr and "repeat it" in refused.stderr
+    assert gate.cases()[0]["state"] == "releasing"
+    # It may have arrived there, for all that anybody knows.
+    refused = gate.review("confirm", case, check=False)
+    assert refused.returncode == 1 and "ann is releasing it" in refused.stderr
+    assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
+    gate.review("release", case)
+    assert get(gate.url, f"/image/original/{alias}").headers["cache-control"].startswith("public")
+
+
+def test_a_confirmation_takes_back_a_release_that_did_not_end(
+    gate: Gate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    case, alias = held(gate, hit)
+    killed = gate.review("release", case, check=False, env={"PICTRS_GATE_FAULT": "imported"})
+    assert killed.returncode == -9
+    assert get(running_pictrs.url, f"/image/original/{alias}").status == 200
+    with gate.database() as database, database.writing() as session:
+        from proxy.database import Case
+
+        begun = session.get_one(Case, case)
+        assert begun.decided_at is not None
+        begun.decided_at -= timedelta(minutes=5)
+    gate.review("confirm", case)
+    assert get(running_pictrs.url, f"/image/original/{alias}").status == 404
+    assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
+    assert gate.upload(hit).json()["code"] == "failed-external-validation"
+
+
+def test_what_was_confirmed_in_one_case_is_not_released_by_another(gate: Gate, hit: bytes) -> None:
+    first, _ = held(gate, hit)
+    second, alias = held(gate, hit)
+    gate.review("confirm", first, "--reviewer", "ann")
+    refused = gate.review("release", second, check=False)
+    assert refused.returncode == 1 and "decided by ann" in refused.stderr
+    assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
+    assert gate.upload(hit).json()["code"] == "failed-external-validation"
+
+
+def test_what_stands_on_a_block_list_is_not_released(new_gate: NewGate, hit: bytes) -> None:
+    gate = new_gate()
     case, _ = held(gate, hit)
-    refused = gate.review("release", case, check=False)
-    assert refused.returncode == 1 and "pict-rs cannot be reached" in refused.stderr
+    (gate.folder / "list.txt").write_text(hashlib.sha256(hit).hexdigest())
+    listed = {"GATE__POLICY__BLOCK_LISTS": '["list.txt"]'}
+    refused = gate.review("release", case, check=False, env=listed)
+    assert refused.returncode == 1 and "on a list" in refused.stderr
     assert gate.cases()[0]["state"] == "pending"
 
 

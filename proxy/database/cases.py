@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from proxy.database import ledger
 from proxy.database.engine import Database
@@ -31,6 +32,17 @@ def get(database: Database, case_id: str) -> Case:
         case = session.get(Case, case_id)
     if case is None:
         raise CaseError(f"{case_id}: no such case; `pictrs-gate review list` shows them")
+    return case
+
+
+def undecided(database: Database, case_id: str) -> Case:
+    """The case with that id, as long as no human has decided it.
+
+    Raises:
+        CaseError: there is none, or it is decided.
+    """
+    case = get(database, case_id)
+    _check_undecided(case)
     return case
 
 
@@ -60,47 +72,107 @@ def promised(database: Database, key: bytes) -> Case | None:
         return session.scalars(query).first()
 
 
-def decide(
-    database: Database,
-    case_id: str,
-    *,
-    to: CaseState,
-    frm: Collection[CaseState],
-    reviewer: str,
-    facts: dict[str, Any],
-    sha256: str | None = None,
-    stored_token: str | None = None,
-) -> Case:
-    """A human's decision: the state, the memory of the hash and the ledger change together.
+def releasing(database: Database, case_id: str, *, reviewer: str, sha256: str) -> Case:
+    """Begins a release, before pict-rs is sent anything. May be begun again, after a crash say.
 
     Args:
-        to, frm: the new state, and those from which it can be reached.
-        reviewer: who decided.
-        facts: for the ledger.
-        sha256: of the original, where the case does not have it (it was adopted after a crash).
-        stored_token: pict-rs's own delete token of what a release has stored.
+        sha256: of the original; an adopted case learns it here.
 
     Raises:
-        CaseError: the case is in none of the states `frm` (somebody was faster, say).
+        CaseError: it is decided already, or the same file was confirmed.
     """
-    now = datetime.now(UTC)
     with database.writing() as session:
         case = session.get_one(Case, case_id)
-        if case.state not in frm:
-            raise CaseError(f"{case_id}: is {case.state}, so it cannot become {to}")
-        case.state, case.decided_at, case.decided_by = to, now, reviewer
+        _check_undecided(case)
+        known_file = session.get(KnownHash, sha256)
+        if known_file is not None and known_file.verdict == "block":
+            raise CaseError(
+                f"{case_id}: the same file was confirmed by {known_file.added_by} "
+                f"in case {known_file.case_id}, so it cannot be released"
+            )
+        case.sha256 = sha256
+        _set(session, case, CaseState.RELEASING, reviewer, {"sha256": sha256, "alias": case.alias})
+    return case
+
+
+def released(database: Database, case_id: str, *, reviewer: str, stored_token: str | None) -> Case:
+    """Ends a release: pict-rs has the picture, and the same bytes pass from now on.
+
+    Args:
+        stored_token: pict-rs's own delete token; None where an earlier attempt has stored it.
+
+    Raises:
+        CaseError: somebody has confirmed it meanwhile.
+    """
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
         if stored_token is not None:
             case.stored_token = stored_token
-        case.sha256 = case.sha256 or sha256
-        if case.sha256 is not None:
-            verdict = "block" if to is CaseState.CONFIRMED else "allow"
-            session.merge(
-                KnownHash(
-                    sha256=case.sha256, verdict=verdict, case_id=case.id, added_at=now, added_by=reviewer
-                )
-            )
-        ledger.append(session, to.value, actor=reviewer, case_id=case_id, facts=facts)
+        if case.state is CaseState.RELEASED:  # the same release, run twice
+            return case
+        if case.state is not CaseState.RELEASING:
+            raise CaseError(f"{case_id}: is {case.state} by {case.decided_by}, so it cannot be released")
+        _set(session, case, CaseState.RELEASED, reviewer, {"sha256": case.sha256, "alias": case.alias})
+        _remember(session, case, "allow", reviewer)
     return case
+
+
+def not_released(database: Database, case_id: str, *, reviewer: str, reason: str) -> None:
+    """Takes back the beginning of a release that pict-rs has refused: a human has to decide anew."""
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        if case.state is CaseState.RELEASING:
+            _set(session, case, CaseState.PENDING, reviewer, {"release refused": reason})
+            case.decided_at = case.decided_by = None
+
+
+def confirmed(database: Database, case_id: str, *, reviewer: str, sha256: str, before: datetime) -> Case:
+    """A human's decision that a case is what it was held for: the same bytes are refused from now on.
+
+    Args:
+        sha256: of the original; an adopted case learns it here.
+        before: a release begun later than this may still be under way.
+
+    Raises:
+        CaseError: it is decided already, or being released.
+    """
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        _check_undecided(case)
+        check_no_release_since(case, before)
+        case.sha256 = sha256
+        _set(session, case, CaseState.CONFIRMED, reviewer, {"sha256": sha256, "alias": case.alias})
+        _remember(session, case, "block", reviewer)
+    return case
+
+
+def check_no_release_since(case: Case, before: datetime) -> None:
+    """Says whether a release of `case` may be under way.
+
+    Raises:
+        CaseError: one was begun later than `before`.
+    """
+    if case.state is CaseState.RELEASING and case.decided_at is not None and case.decided_at > before:
+        raise CaseError(f"{case.id}: {case.decided_by} is releasing it right now; look again in two minutes")
+
+
+def _check_undecided(case: Case) -> None:
+    if case.state in (CaseState.RELEASED, CaseState.CONFIRMED):
+        raise CaseError(f"{case.id}: is {case.state} already, by {case.decided_by}")
+
+
+def _set(session: Session, case: Case, to: CaseState, reviewer: str, facts: dict[str, Any]) -> None:
+    """State and ledger change together."""
+    case.state, case.decided_at, case.decided_by = to, datetime.now(UTC), reviewer
+    ledger.append(session, to.value, actor=reviewer, case_id=case.id, facts=facts)
+
+
+def _remember(session: Session, case: Case, verdict: str, reviewer: str) -> None:
+    session.merge(
+        KnownHash(
+            sha256=case.sha256, verdict=verdict, case_id=case.id, added_at=case.decided_at, added_by=reviewer
+        )
+    )
 
 
 def viewed(database: Database, case_id: str, *, reviewer: str) -> None:

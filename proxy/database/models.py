@@ -15,6 +15,7 @@ class CaseState(enum.StrEnum):
 
     DEFERRED = "deferred"  # nobody could look
     PENDING = "pending"  # somebody has to look
+    RELEASING = "releasing"  # a human said: harmless; pict-rs is about to have it, or has it
     RELEASED = "released"  # a human said: harmless
     CONFIRMED = "confirmed"  # a human said: this is it
 

@@ -90,7 +90,7 @@ def test_a_release_that_was_killed_half_way_can_be_repeated(new_gate: NewGate, h
     case = gate.cases()[0]["id"]
     killed = gate.review("release", case, check=False, env={"PICTRS_GATE_FAULT": "imported"})
     assert killed.returncode == -9
-    assert gate.cases()[0]["state"] == "pending"
+    assert gate.cases()[0]["state"] == "releasing"
     assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
 
     gate.decide("release", case)
@@ -146,7 +146,11 @@ def test_told_to_stop_it_ends_what_it_has_begun(new_gate: NewGate) -> None:
         target=lambda: answers.append(gate.upload(pictures.jpeg((1600, 1200), seed=850)))
     )
     sending.start()
-    time.sleep(0.15)
+    for _ in range(500):
+        if b"uploads_in_progress 1.0" in get(gate.internal_url, "/metrics").body:
+            break
+        time.sleep(0.005)
+    assert answers == []  # it is under way, and told to stop now
     assert gate.stop() == 0
     sending.join(20)
     assert [answer.status for answer in answers] == [201]

@@ -39,7 +39,10 @@ def upgrade() -> None:
         sa.Column(
             "state",
             sa.Enum(
-                "deferred", "pending", "released", "confirmed", name="casestate", native_enum=False, length=16
+                *("deferred", "pending", "releasing", "released", "confirmed"),
+                name="casestate",
+                native_enum=False,
+                length=16,
             ),
             nullable=False,
         ),
