@@ -87,6 +87,8 @@ async def serve(config: Config) -> None:
     """
     async with parts(config) as made:
         await made.lookout.check()
+        keeper = Keeper(made.database, made.quarantine, made.fault)
+        placeholders = Placeholders()
         uploads = Uploads(
             settings=UploadSettings(
                 limits=UploadLimits(
@@ -99,14 +101,14 @@ async def serve(config: Config) -> None:
             known=made.known,
             lookout=made.lookout,
             policy=made.policy,
-            keeper=Keeper(made.database, made.quarantine, made.fault),
+            keeper=keeper,
             database=made.database,
             pictrs=made.pictrs,
             metrics=made.metrics,
             fault=made.fault,
         )
-        reads = Reads(made.database, made.pictrs, Placeholders())
-        gateway = Gateway(uploads, reads, _api_key(config), made.metrics)
+        reads = Reads(made.database, made.pictrs, placeholders)
+        gateway = Gateway(uploads, reads, made.pictrs, _api_key(config), made.metrics)
 
         async def is_ready() -> bool:
             try:
@@ -116,8 +118,9 @@ async def serve(config: Config) -> None:
             return True
 
         listeners = [
-            Listener("internal", config.internal.listen, Internal(made.metrics, is_ready)),
-            Listener("server", config.server.listen, gateway),
+            Listener("internal", config.internal.listen, Internal(made.metrics, is_ready), shutdown_s=5.0),
+            # Every upload has ended by then, one way or the other.
+            Listener("server", config.server.listen, gateway, shutdown_s=config.server.upload_s + 2),
         ]
         started: list[Listener] = []
         adopting = asyncio.create_task(_adopt(made))
@@ -134,6 +137,8 @@ async def serve(config: Config) -> None:
             adopting.cancel()
             with suppress(asyncio.CancelledError):
                 await adopting
+            keeper.close()
+            placeholders.close()
 
 
 def policy_of(config: Config) -> Policy:

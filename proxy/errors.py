@@ -27,7 +27,7 @@ class PictrsError(GateError):
     """pict-rs could not be reached, or answered with an error.
 
     Attributes:
-        status: the HTTP status of its answer, or None where there was no answer.
+        status: the HTTP status of its answer, also of one that was cut off; None where there was none.
         code: pict-rs's own `code`, or None.
         timed_out: whether it was the time limit that ended the waiting.
     """
@@ -49,11 +49,21 @@ class Refusal(GateError):
         code: a code for programs; pict-rs's own where pict-rs would refuse for the same reason.
         msg: a sentence for people (Lemmy shows it to the uploader).
         retry_after_s: seconds for a `Retry-After` header, or None.
+        in_06: status and words of pict-rs 0.6, where they are others; see `proxy.refusals`.
     """
 
-    def __init__(self, status: int, code: str, msg: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        msg: str,
+        *,
+        retry_after_s: int | None = None,
+        in_06: tuple[int, str] | None = None,
+    ) -> None:
         super().__init__(f"{status} {code}: {msg}")
         self.status = status
         self.code = code
         self.msg = msg
         self.retry_after_s = retry_after_s
+        self.in_06 = in_06

@@ -22,7 +22,6 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 # Closes connections that send no (whole) request head for so long.
 _IDLE_S = 75.0
-_SHUTDOWN_S = 15.0
 
 
 class _Protocol(web.RequestHandler):
@@ -57,14 +56,16 @@ class _Server(web.Server):
 class Listener:
     """One address that is listened on."""
 
-    def __init__(self, name: str, listen: str, handler: Handler) -> None:
+    def __init__(self, name: str, listen: str, handler: Handler, *, shutdown_s: float) -> None:
         """
         Args:
             name: of the configuration's section, for messages.
             listen: `host:port`; port 0 takes any free one.
             handler: answers requests; it has caught everything of its own.
+            shutdown_s: seconds that requests under way have to end, once it is stopped.
         """
         self.name, self._listen, self._handler = name, listen, handler
+        self._shutdown_s = shutdown_s
         self._server: _Server | None = None
         self._asyncio_server: asyncio.Server | None = None
 
@@ -102,4 +103,4 @@ class Listener:
             return
         self._asyncio_server.close()
         self._server.pre_shutdown()
-        await self._server.shutdown(_SHUTDOWN_S)
+        await self._server.shutdown(self._shutdown_s)

@@ -26,7 +26,7 @@ class Does(enum.Enum):
 class Treatment(enum.Enum):
     """What the gate does with a request for a route."""
 
-    GATE = "taken apart, looked at, written anew"
+    LOOK = "taken apart, looked at, written anew"
     PASS = "passed on, streamed"  # noqa: S105
     REFUSE = "refused until it is gated"
 
@@ -67,39 +67,61 @@ class Match:
     captured: Mapping[str, str]
 
 
-def _route(name: str, methods: str, path: str, does: Does, treatment: Treatment, **more: object) -> Route:
-    return Route(name, path, frozenset(methods.split()), does, treatment, **more)  # type: ignore[arg-type]
+def _route(
+    name: str,
+    methods: str,
+    path: str,
+    does: Does,
+    treatment: Treatment,
+    alias_keys: tuple[str, ...] = (),
+    *,
+    fetches: bool = False,
+    takes_body: bool = False,
+    wrong_method: int = 405,
+) -> Route:
+    return Route(
+        name,
+        path,
+        frozenset(methods.split()),
+        does,
+        treatment,
+        alias_keys,
+        fetches=fetches,
+        takes_body=takes_body,
+        wrong_method=wrong_method,
+    )
 
 
-_GATE, _PASS, _REFUSE = Treatment.GATE, Treatment.PASS, Treatment.REFUSE
-_INGESTS, _FETCHES, _READS, _REMOVES, _ADMINISTERS = Does
+_LOOK, _PASS, _REFUSE = Treatment.LOOK, Treatment.PASS, Treatment.REFUSE
+_INGESTS, _FETCHES, _READS = Does.INGESTS, Does.FETCHES, Does.READS
+_REMOVES, _ADMINISTERS = Does.REMOVES, Does.ADMINISTERS
 _ALIAS, _SOURCE = ("alias",), ("src", "alias")
 
 TABLE: Sequence[Route] = (
     _route("healthz", "GET", "healthz", _READS, _PASS, wrong_method=404),
     # by which bytes enter
-    _route("upload", "POST", "image", _INGESTS, _GATE, wrong_method=404),
+    _route("upload", "POST", "image", _INGESTS, _LOOK, wrong_method=404),
     _route("upload-backgrounded", "POST", "image/backgrounded", _INGESTS, _REFUSE, wrong_method=404),
     _route("claim", "GET", "image/backgrounded/claim", _READS, _PASS),
     _route("download", "GET", "image/download", _FETCHES, _REFUSE),
     _route("import", "POST", "internal/import", _INGESTS, _REFUSE),
     # by which they are read
     _route("original", "GET HEAD", "image/original/{alias}", _READS, _PASS),
-    _route("original-query", "GET HEAD", "image/original", _READS, _PASS, alias_keys=_ALIAS, fetches=True),
-    _route("process", "GET HEAD", "image/process.{ext}", _READS, _PASS, alias_keys=_SOURCE, fetches=True),
-    _route("process-later", "GET", "image/process_backgrounded.{ext}", _READS, _PASS, alias_keys=_SOURCE),
+    _route("original-query", "GET HEAD", "image/original", _READS, _PASS, _ALIAS, fetches=True),
+    _route("process", "GET HEAD", "image/process.{ext}", _READS, _PASS, _SOURCE, fetches=True),
+    _route("process-later", "GET", "image/process_backgrounded.{ext}", _READS, _PASS, _SOURCE),
     _route("details", "GET", "image/details/original/{alias}", _READS, _PASS),
-    _route("details-query", "GET", "image/details/original", _READS, _PASS, alias_keys=_ALIAS),
-    _route("details-process", "GET", "image/details/process.{ext}", _READS, _PASS, alias_keys=_SOURCE),
-    _route("blurhash", "GET", "image/blurhash", _READS, _PASS, alias_keys=_ALIAS, fetches=True),
-    _route("aliases", "GET", "internal/aliases", _READS, _PASS, alias_keys=_ALIAS),
-    _route("identifier", "GET", "internal/identifier", _READS, _PASS, alias_keys=_ALIAS),
+    _route("details-query", "GET", "image/details/original", _READS, _PASS, _ALIAS),
+    _route("details-process", "GET", "image/details/process.{ext}", _READS, _PASS, _SOURCE),
+    _route("blurhash", "GET", "image/blurhash", _READS, _PASS, _ALIAS, fetches=True),
+    _route("aliases", "GET", "internal/aliases", _READS, _PASS, _ALIAS),
+    _route("identifier", "GET", "internal/identifier", _READS, _PASS, _ALIAS),
     _route("hashes", "GET", "internal/hashes", _READS, _PASS),
     _route("limits", "GET", "internal/limits", _READS, _PASS),
     # by which they are removed
     _route("delete", "DELETE GET", "image/delete/{token}/{alias}", _REMOVES, _PASS),
-    _route("delete-by-key", "POST", "internal/delete", _REMOVES, _PASS, alias_keys=_ALIAS),
-    _route("purge", "POST", "internal/purge", _REMOVES, _PASS, alias_keys=_ALIAS),
+    _route("delete-by-key", "POST", "internal/delete", _REMOVES, _PASS, _ALIAS),
+    _route("purge", "POST", "internal/purge", _REMOVES, _PASS, _ALIAS),
     _route("variants", "DELETE", "internal/variants", _REMOVES, _PASS),
     _route("prune-missing", "POST", "internal/prune_missing", _ADMINISTERS, _PASS),
     _route("set-not-found", "POST", "internal/set_not_found", _ADMINISTERS, _PASS, takes_body=True),

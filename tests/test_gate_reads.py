@@ -233,14 +233,12 @@ def test_a_bad_step_on_a_pending_alias_is_pict_rs_s_error(gate: Gate, pending: s
     assert (answer.status, answer.json()["code"]) == (500, "invalid-process-path")
 
 
-def test_a_whole_large_picture_s_placeholder_is_drawn_smaller_but_in_proportion() -> None:
-    from proxy.cases.placeholder import Placeholders
-    from proxy.media import Size
-
-    content_type, content = Placeholders().picture(Size(9000, 6000), "webp")
-    picture = shown(content)
-    assert content_type == "image/webp" and picture.width * picture.height <= 4_000_000
-    assert picture.width / picture.height == pytest.approx(1.5, abs=0.01)
+def test_a_pending_alias_is_refused_in_formats_that_pict_rs_does_not_write(gate: Gate, pending: str) -> None:
+    for path in (f"process.svg?src={pending}", f"process_backgrounded.mp4?src={pending}"):
+        answer = get(gate.url, f"/image/{path}&thumbnail=64")
+        assert (answer.status, answer.json()["code"]) == (400, "invalid-file-extension")
+    later = get(gate.url, f"/image/process_backgrounded.webp?src={pending}&thumbnail=64")
+    assert (later.status, later.body) == (202, b"")
 
 
 # --- pict-rs misbehaves ---

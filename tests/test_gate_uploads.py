@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests import pictures
-from tests.client import BOUNDARY, Answer, form, get, send
+from tests.client import BOUNDARY, Answer, form, get, send, upload
 from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply, pictrs_0_5
 from tests.gate import Gate
 from tests.pictrs import Pictrs
@@ -242,6 +242,45 @@ def test_a_held_upload_that_pict_rs_would_refuse_is_refused_as_pict_rs_does_and_
 def send_to(running: Pictrs, content: bytes, query: str) -> Answer:
     content_type, body = form([("a", content)])
     return send(running.url, "POST", f"/image?{query}", headers={"Content-Type": content_type}, body=body)
+
+
+@pytest.mark.parametrize("query", ["crop=1x20&resize=x.a100", "crop=20x1", "thumbnail=0", "resize=x.a0"])
+def test_a_held_upload_is_kept_and_answered_whatever_odd_size_it_asks_for(
+    gate: Gate, hits: list[bytes], query: str
+) -> None:
+    thin = pictures.encode(pictures.draw((1, 700), seed=len(hits)), "PNG")
+    for content in (hits.pop(), thin):
+        answer = gate.upload(content, query=query)
+        assert answer.status in (201, 400, 500), answer.body
+        assert answer.json().get("code") != "internal-error"
+    assert gate.cases()[0]["arguments"] == [pair.split("=") for pair in query.split("&")]
+
+
+def test_what_the_gate_refuses_itself_reads_like_pict_rs_s_own_refusal(
+    gate: Gate, running_pictrs: Pictrs, hits: list[bytes]
+) -> None:
+    """Status, code and words, whichever version it is."""
+    plain = pictures.jpeg((320, 240), seed=9_000)  # as large as a hit
+    requests = [
+        ("", b"this is no picture", b"this is no picture"),
+        ("max_width=10", plain, hits.pop()),
+        ("max_height=10", plain, hits.pop()),
+        ("max_area=10", plain, hits.pop()),
+        ("max_file_size=0", plain, hits.pop()),
+        ("max_width=x", plain, hits.pop()),
+        ("allow_image=false", plain, hits.pop()),
+        ("allow_image=no", plain, hits.pop()),
+        ("resize=x", plain, hits.pop()),
+        ("bogus=1", plain, hits.pop()),
+    ]
+    for query, direct, held in requests:
+        expected = upload(running_pictrs.url, direct, query=query)
+        answer = gate.upload(held, query=query)
+        assert (answer.status, answer.json()) == (expected.status, expected.json()), query
+    for target in ("/internal/nothing", "/internal/hashes"):
+        expected = get(running_pictrs.url, target)
+        answer = get(gate.url, target)
+        assert (answer.status, answer.json()) == (expected.status, expected.json())
 
 
 def test_with_reject_a_held_upload_is_told_so_and_kept(new_gate: NewGate, hit: bytes) -> None:

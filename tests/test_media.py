@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.media import Kind, Size, measure, processed_size, recognise
+from proxy.media import Format, Kind, Size, measure, processed_size, recognise, sizes
 from tests import pictures
 from tests.client import upload
 from tests.pictrs import Pictrs
@@ -126,3 +126,24 @@ def test_a_step_that_pict_rs_refuses_is_an_error(running_pictrs: Pictrs, step: s
         processed_size(Size(10, 10), [tuple(step.split("="))])
     answer = upload(running_pictrs.url, pictures.png((40, 40)), query=step)
     assert answer.json()["code"] == "invalid-process-path"
+
+
+@pytest.mark.parametrize(
+    ("media", "content"),
+    [
+        ("jpeg", b"\xff\xd8" + b"\xff" * 3_000_000),
+        ("gif", b"GIF89a" + bytes(7) + b"\x21\xf9\x01\x00\x00" * 600_000),
+        ("mp4", b"\0\0\0\x08free" * 400_000),
+        ("png", b"\x89PNG\r\n\x1a\n" + b"\0\0\0\0abcd\0\0\0\0" * 250_000),
+        ("webp", b"RIFF\0\0\0\0WEBP" + b"ANMF\0\0\0\0" * 400_000),
+        ("webm", b"\xec\x80" * 1_000_000),
+    ],
+)
+def test_measuring_takes_a_bounded_number_of_steps(
+    media: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    take = sizes._Steps.take
+    monkeypatch.setattr(sizes._Steps, "take", lambda steps: (taken.append(1), take(steps)))
+    assert measure(content, Format(media, Kind.IMAGE, "", "", "")) is None
+    assert len(taken) == sizes._MOST_STEPS + 1

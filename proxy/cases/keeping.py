@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +25,9 @@ from proxy.intake.uploads import Upload
 from proxy.media import Size
 from proxy.policy import Decision, Verdict
 
+# Sorts by time, can be read aloud, and is no secret.
+_CASE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
+
 
 @dataclass(frozen=True, slots=True)
 class Promise:
@@ -38,6 +43,8 @@ class Keeper:
 
     def __init__(self, database: Database, quarantine: Quarantine, fault: FaultPoint) -> None:
         self._database, self._quarantine, self._fault = database, quarantine, fault
+        # Of its own, so that evidence never waits behind other work. Encryption is bound by the processor.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="sealing")
 
     async def keep(
         self,
@@ -46,7 +53,7 @@ class Keeper:
         look: Look | None,
         arguments: Sequence[tuple[str, str]],
         *,
-        shown: tuple[Size | None, int | None] | None,
+        size_to_show: Callable[[], tuple[Size | None, int | None]] | None,
     ) -> Promise | None:
         """Seals an upload and records it; on return a kill -9 loses nothing of it.
 
@@ -55,24 +62,17 @@ class Keeper:
             decision: `hold` or `defer`.
             look: what it rests on; None where only the hash was known.
             arguments: the upload's own query, for the release.
-            shown: size and frames that the placeholder is to have; None where the uploader is told nothing.
+            size_to_show: size and frames that the placeholder is to have, worked out only once the bytes are
+                safe; None where the uploader is told nothing.
 
         Returns:
-            What the uploader may be told; None where `shown` is.
+            What the uploader may be told; None where `size_to_show` is.
 
         Raises:
             SealingError: nothing was kept.
         """
         now = datetime.now(UTC)
-        # Sorts by time, can be read aloud, and is no secret.
         case_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-        promise = None
-        if shown is not None:
-            promise = Promise(
-                make_alias(upload.media.extension),
-                make_delete_token(),
-                placeholder.details(upload.media, *shown),
-            )
         facts = _facts(case_id, now, upload, decision, look, arguments)
         case = Case(
             id=case_id,
@@ -83,27 +83,45 @@ class Keeper:
             sha256=upload.sha256,
             size=len(upload.content),
             content_type=upload.media.content_type,
-            alias=promise and promise.alias,
-            alias_key=promise and alias_key(promise.alias),
-            delete_token=promise and promise.delete_token,
-            details=promise and promise.details,
             arguments=[list(pair) for pair in arguments],
             signals=dict(look.signals) if isinstance(look, Seen) else None,
             ensemble=look.ensemble if isinstance(look, Seen) else None,
         )
-        await asyncio.to_thread(self._keep, case, facts, upload.content)
+
+        def work() -> Promise | None:
+            case.file = self._quarantine.seal(case.id, facts, upload.content)
+            self._fault("case-sealed")
+            promise = None
+            if size_to_show is not None:
+                promise = _promise(upload, *size_to_show())
+                case.alias, case.alias_key = promise.alias, alias_key(promise.alias)
+                case.delete_token, case.details = promise.delete_token, promise.details
+            self._record(case, facts)
+            return promise
+
+        promise = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         self._fault("case-recorded")
         return promise
 
-    def _keep(self, case: Case, facts: dict[str, Any], content: bytes) -> None:
-        case.file = self._quarantine.seal(case.id, facts, content)
-        self._fault("case-sealed")
+    def close(self) -> None:
+        """Waits for what is being sealed."""
+        self._threads.shutdown()
+
+    def _record(self, case: Case, facts: dict[str, Any]) -> None:
         noted = {name: facts[name] for name in ("sha256", "verdict", "reason", "signals", "ensemble")}
         try:
             cases.add(self._database, case, facts=noted)
         except SQLAlchemyError as error:
             # The sealed file stays: it is adopted as a case when the database is back.
             raise SealingError(f"case {case.id} could not be recorded: {type(error).__name__}") from None
+
+
+def _promise(upload: Upload, size: Size | None, frames: int | None) -> Promise:
+    return Promise(
+        make_alias(upload.media.extension),
+        make_delete_token(),
+        placeholder.details(upload.media, size, frames),
+    )
 
 
 def _facts(
@@ -145,8 +163,11 @@ def adopt_orphans(database: Database, quarantine: Quarantine, *, older_than_s: f
     """
     adopted = []
     for name in quarantine.orphans(cases.files(database), older_than_s=older_than_s):
+        case_id = name.removesuffix(".age")
+        if not _CASE_ID.fullmatch(case_id):  # somebody's own file
+            continue
         case = Case(
-            id=name.removesuffix(".age"),
+            id=case_id,
             state=CaseState.PENDING,
             created_at=datetime.now(UTC),
             reason="found sealed after a crash; the facts are in the sealed file",

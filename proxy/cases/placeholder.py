@@ -5,22 +5,25 @@ Drawn by code, grey on grey, without a word: it says "a picture", not "a suspici
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import blurhash
 from PIL import Image, ImageDraw
 
+from proxy.errors import Refusal
 from proxy.media import Format, Kind, Size
 
 _GROUND, _SHAPE = 226, 198  # of 255
 _MEMORY_BYTES = 8 * 1024 * 1024
+_MOST_WAITING = 32  # drawings; one takes 0.2 s at most
 _UNKNOWN = Size(640, 480)  # where no header told a size
 
 
@@ -29,6 +32,7 @@ class _Writer:
     """How Pillow writes a format.
 
     Attributes:
+        longest_side: that the format can have.
         largest_area: in pixels; a larger picture is drawn at this area in the same proportions, because what
             it looks like is worth neither memory nor time. pict-rs takes pictures up to 40 megapixels.
     """
@@ -36,41 +40,62 @@ class _Writer:
     name: str
     content_type: str
     options: Mapping[str, Any]
-    largest_area: int = 40_000_000
+    longest_side: int = 65_500  # libjpeg's; the others take a little more
+    largest_area: int = 12_000_000
 
 
 # By the extension that is asked for; anything else is shown as a PNG.
 _WRITERS = {
-    "avif": _Writer("AVIF", "image/avif", {"speed": 10, "quality": 30}, 4_000_000),
+    "avif": _Writer("AVIF", "image/avif", {"speed": 10, "quality": 30}, largest_area=4_000_000),
     "gif": _Writer("GIF", "image/gif", {}),
     "jpeg": _Writer("JPEG", "image/jpeg", {"quality": 60}),
     "jpg": _Writer("JPEG", "image/jpeg", {"quality": 60}),
     "png": _Writer("PNG", "image/png", {"compress_level": 1}),
-    "webp": _Writer("WEBP", "image/webp", {"quality": 30, "method": 0}, 4_000_000),
+    "webp": _Writer("WEBP", "image/webp", {"quality": 30, "method": 0}, 16_383, 4_000_000),
 }
 
 
 class Placeholders:
-    """Draws placeholders and remembers the last few. Safe to use from several threads."""
+    """Draws placeholders, one at a time, which bounds the memory that it takes; remembers the last few."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # one drawing at a time bounds the memory that drawing takes
-        self._remembered: OrderedDict[tuple[Size, str], bytes] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawing")
+        self._drawing: dict[tuple[Size, str], asyncio.Future[bytes]] = {}
+        self._drawn: OrderedDict[tuple[Size, str], bytes] = OrderedDict()
 
-    def picture(self, size: Size, extension: str) -> tuple[str, bytes]:
-        """A placeholder of `size` in the format that `extension` asks for: content type and bytes."""
+    async def picture(self, size: Size, extension: str) -> tuple[str, bytes]:
+        """A placeholder of `size` in the format that `extension` asks for: content type and bytes.
+
+        Raises:
+            Refusal: 503 where too many others are to be drawn first.
+        """
         writer = _WRITERS.get(extension, _WRITERS["png"])
-        key = (size, writer.name)
-        with self._lock:
-            content = self._remembered.pop(key, None)
-            if content is None:
-                file = io.BytesIO()
-                _draw(_drawable(size, writer.largest_area)).save(file, writer.name, **writer.options)
-                content = file.getvalue()
-            self._remembered[key] = content
-            while sum(map(len, self._remembered.values())) > _MEMORY_BYTES and len(self._remembered) > 1:
-                self._remembered.popitem(last=False)
-        return writer.content_type, content
+        drawn_size = _drawable(size, writer)
+        key = (drawn_size, writer.name)
+        if key in self._drawn:
+            self._drawn.move_to_end(key)
+            return writer.content_type, self._drawn[key]
+        if key not in self._drawing:
+            if len(self._drawing) >= _MOST_WAITING:
+                raise Refusal(503, "busy", "Too many pictures are asked for at once", retry_after_s=2)
+            loop = asyncio.get_running_loop()
+            drawing = loop.run_in_executor(self._thread, _written, drawn_size, writer)
+            self._drawing[key] = drawing
+            drawing.add_done_callback(lambda done: self._remember(key, done))
+        # Shielded: others may wait for the same one.
+        return writer.content_type, await asyncio.shield(self._drawing[key])
+
+    def close(self) -> None:
+        """Draws no more."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _remember(self, key: tuple[Size, str], done: asyncio.Future[bytes]) -> None:
+        del self._drawing[key]
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._drawn[key] = done.result()
+        while sum(map(len, self._drawn.values())) > _MEMORY_BYTES and len(self._drawn) > 1:
+            self._drawn.popitem(last=False)
 
 
 def details(media: Format, size: Size | None, frames: int | None) -> dict[str, Any]:
@@ -93,6 +118,12 @@ def details(media: Format, size: Size | None, frames: int | None) -> dict[str, A
     }
 
 
+def _written(size: Size, writer: _Writer) -> bytes:
+    file = io.BytesIO()
+    _draw(size).save(file, writer.name, **writer.options)
+    return file.getvalue()
+
+
 def _draw(size: Size) -> Image.Image:
     """A frame with hills and a sun in the middle, in shades of grey."""
     image = Image.new("L", size, _GROUND)
@@ -109,8 +140,9 @@ def _draw(size: Size) -> Image.Image:
     return image
 
 
-def _drawable(size: Size, area: int) -> Size:
-    scale = math.sqrt(area / (size.width * size.height))
+def _drawable(size: Size, writer: _Writer) -> Size:
+    area = size.width * size.height
+    scale = min(math.sqrt(writer.largest_area / area), writer.longest_side / max(size))
     return Size(*(max(1, int(side * scale)) for side in size)) if scale < 1 else size
 
 

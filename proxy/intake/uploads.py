@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
-from proxy.errors import Refusal
+from proxy import refusals
 from proxy.intake.multipart import Limits, MultipartError, Parser, Part, TooLarge, boundary_of
 from proxy.media import Format, recognise
 
@@ -54,24 +54,24 @@ async def read_uploads(request: web.BaseRequest, limits: UploadLimits) -> list[U
     """
     content_type = request.headers.getall("Content-Type", [])
     if not content_type:
-        raise _malformed("No Content-Type `form-data` header")
+        raise refusals.malformed("No Content-Type `form-data` header")
     if len(content_type) > 1 or request.headers.get("Content-Encoding", "identity") != "identity":
-        raise _malformed("the request's content is encoded or has two types")
+        raise refusals.malformed("the request's content is encoded or has two types")
     if (request.content_length or 0) > limits.files * (limits.file_bytes + _OVERHEAD_BYTES):
-        raise _too_large()
+        raise refusals.FILE_TOO_LARGE()
     try:
         parser = Parser(
             boundary_of(content_type[0]), Limits(parts=limits.files, part_bytes=limits.file_bytes)
         )
         uploads = await _collect(request.content, parser)
     except TooLarge:
-        raise _too_large() from None
+        raise refusals.FILE_TOO_LARGE() from None
     except MultipartError as error:
-        raise _malformed(str(error)) from None
+        raise refusals.malformed(str(error)) from None
     except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, ConnectionError):
-        raise _malformed("the request's body ended early") from None
+        raise refusals.malformed("the request's body ended early") from None
     if not uploads:
-        raise Refusal(400, "validate-no-files", "No files present in upload")
+        raise refusals.NO_FILES()
     return uploads
 
 
@@ -98,24 +98,16 @@ async def _collect(stream: aiohttp.StreamReader, parser: Parser) -> list[Upload]
 
 def _checked(part: Part) -> Part:
     if part.name != _FIELD:
-        raise _malformed("Found field with unexpected name or type")
+        raise refusals.malformed("Found field with unexpected name or type")
     if part.file_name is None:
-        raise _malformed("Filename is missing")
+        raise refusals.malformed("Filename is missing")
     return part
 
 
 def _upload(part: Part, content: bytes, sha256: str) -> Upload:
     if not content:
-        raise Refusal(400, "validate-file-empty", "Uploaded file is empty")
+        raise refusals.FILE_EMPTY()
     media = recognise(content)
     if media is None:
-        raise Refusal(400, "command-failure", "Invalid media file provided")
+        raise refusals.NOT_MEDIA()
     return Upload(content, sha256, media, (part.file_name or "")[:255], part.content_type)
-
-
-def _malformed(message: str) -> Refusal:
-    return Refusal(400, "file-upload-error", message)
-
-
-def _too_large() -> Refusal:
-    return Refusal(413, "validate-file-size", "File too large")

@@ -91,5 +91,5 @@ def _within_area(size: Size, area: int) -> Size:
 def _cropped(size: Size, ratio: float) -> Size:
     own = size.width / size.height
     if ratio >= own:
-        return Size(size.width, math.floor(size.height * own / ratio + 0.5))
-    return Size(math.floor(size.width * ratio / own + 0.5), size.height)
+        return Size(size.width, max(1, math.floor(size.height * own / ratio + 0.5)))
+    return Size(max(1, math.floor(size.width * ratio / own + 0.5)), size.height)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from proxy.media.geometry import Size
 from proxy.media.signatures import JXL_CONTAINER, PNG_SIGNATURE, Format
 
-# Steps that one walk may take. A 40 MB GIF of 900 frames has some 200 000 sub-blocks.
-_MOST_STEPS = 400_000
+# Steps that measuring one file may take, all its walks together. A 40 MB GIF has some 160 000 sub-blocks.
+_MOST_STEPS = 200_000
 _LARGEST_SIDE = 65_535  # pict-rs keeps sides in 16 bits
 _ORIENTATION = 0x0112  # Exif 2.3, tag of the IFD0
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that swap width and height
@@ -30,12 +30,25 @@ class Measure(NamedTuple):
 def measure(content: bytes, media: Format) -> Measure | None:
     """The size of `content`, read as `media`, or None where its headers do not tell."""
     try:
-        found = _READERS[media.name](content)
+        found = _READERS[media.name](content, _Steps())
     except (ValueError, IndexError, struct.error):
         return None
     if found is None or not all(0 < side <= _LARGEST_SIDE for side in found.size):
         return None
     return found
+
+
+class _Steps:
+    """What is left of the steps that measuring one file may take."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_STEPS
+
+    def take(self) -> None:
+        """Takes one; ValueError once there are none."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("the headers are too long a way")
 
 
 def _upright(width: int, height: int, orientation: int) -> Size:
@@ -56,11 +69,13 @@ def _exif_orientation(tiff: bytes) -> int:
     return 1
 
 
-def _jpeg(content: bytes) -> Measure | None:
+def _jpeg(content: bytes, steps: _Steps) -> Measure | None:
     at, orientation = 2, 1
-    for _ in range(_MOST_STEPS):
-        while content[at] == 0xFF and content[at + 1] == 0xFF:  # fill bytes
+    while True:
+        steps.take()
+        if content[at] == 0xFF and content[at + 1] == 0xFF:  # a fill byte
             at += 1
+            continue
         marker, length = struct.unpack_from(">HH", content, at)
         if marker == 0xFFE1 and content[at + 4 : at + 10] == b"Exif\0\0":
             orientation = _exif_orientation(content[at + 10 : at + 2 + length])
@@ -71,14 +86,14 @@ def _jpeg(content: bytes) -> Measure | None:
         if marker in (0xFFD9, 0xFFDA) or marker < 0xFF00:
             return None
         at += 2 + length
-    return None
 
 
-def _png(content: bytes) -> Measure | None:
+def _png(content: bytes, steps: _Steps) -> Measure | None:
     size: tuple[int, int] | None = None
     frames, orientation = None, 1
     at = len(PNG_SIGNATURE)
-    for _ in range(_MOST_STEPS):
+    while True:
+        steps.take()
         length, name = struct.unpack_from(">I4s", content, at)
         if name == b"IHDR":
             size = struct.unpack_from(">II", content, at + 8)
@@ -92,11 +107,12 @@ def _png(content: bytes) -> Measure | None:
     return Measure(_upright(*size, orientation), frames) if size else None
 
 
-def _gif(content: bytes) -> Measure | None:
+def _gif(content: bytes, steps: _Steps) -> Measure | None:
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    frames = steps = 0
-    while at < len(content) and content[at] != 0x3B and steps < _MOST_STEPS:
+    frames = 0
+    while at < len(content) and content[at] != 0x3B:
+        steps.take()
         if content[at] == 0x2C:  # an image: descriptor, colour table, code size
             frames += 1
             flags = content[at + 9]
@@ -105,22 +121,20 @@ def _gif(content: bytes) -> Measure | None:
             at += 2
         else:
             break
-        while at < len(content) and content[at] and steps < _MOST_STEPS:
+        while at < len(content) and content[at]:
+            steps.take()
             at += 1 + content[at]
-            steps += 1
         at += 1
-        steps += 1
     # ffprobe counts a single frame as none, and so does pict-rs
     return Measure(Size(width, height), frames if frames > 1 else None)
 
 
-def _webp(content: bytes) -> Measure | None:
+def _webp(content: bytes, steps: _Steps) -> Measure | None:
     size: tuple[int, ...] | None = None
     frames, orientation = 0, 1
     at = 12
-    for _ in range(_MOST_STEPS):
-        if at + 8 > len(content):
-            break
+    while at + 8 <= len(content):
+        steps.take()
         name, length = struct.unpack_from("<4sI", content, at)
         body = at + 8
         if name == b"VP8X":
@@ -138,9 +152,9 @@ def _webp(content: bytes) -> Measure | None:
     return Measure(_upright(size[0], size[1], orientation), frames or None) if size else None
 
 
-def _jxl(content: bytes) -> Measure | None:
+def _jxl(content: bytes, steps: _Steps) -> Measure | None:
     if content.startswith(JXL_CONTAINER):
-        for name, body in _boxes(content, 0, len(content)):
+        for name, body in _boxes(content, range(len(content)), steps):
             if name in (b"jxlc", b"jxlp"):
                 content = content[body.start + (4 if name == b"jxlp" else 0) :]
                 break
@@ -167,12 +181,11 @@ def _jxl(content: bytes) -> Measure | None:
     return Measure(Size(height * above // below, height))
 
 
-def _boxes(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, range]]:
-    """The boxes of ISO base media between two offsets: name and where the body lies."""
-    at = start
-    for _ in range(_MOST_STEPS):
-        if at + 8 > end:
-            return
+def _boxes(content: bytes, within: range, steps: _Steps) -> Iterator[tuple[bytes, range]]:
+    """The boxes of ISO base media in a part of a file: name and where the body lies."""
+    at, end = within.start, within.stop
+    while at + 8 <= end:
+        steps.take()
         length, name = struct.unpack_from(">I4s", content, at)
         body = at + 8
         if length == 1:
@@ -185,58 +198,59 @@ def _boxes(content: bytes, start: int, end: int) -> Iterator[tuple[bytes, range]
         at = stop
 
 
-def _descend(content: bytes, within: range, *path: bytes) -> Iterator[range]:
-    for name, body in _boxes(content, within.start, within.stop):
+def _descend(content: bytes, within: range, steps: _Steps, *path: bytes) -> Iterator[range]:
+    for name, body in _boxes(content, within, steps):
         if name == path[0]:
             if len(path) == 1:
                 yield body
             else:
-                yield from _descend(content, body, *path[1:])
+                yield from _descend(content, body, steps, *path[1:])
 
 
-def _avif(content: bytes) -> Measure | None:
+def _avif(content: bytes, steps: _Steps) -> Measure | None:
     everything = range(len(content))
-    for meta in _descend(content, everything, b"meta"):
+    for meta in _descend(content, everything, steps, b"meta"):
         inner = range(meta.start + 4, meta.stop)  # a full box: version and flags first
         sizes = [
             Size(*struct.unpack_from(">II", content, ispe.start + 4))
-            for ispe in _descend(content, inner, b"iprp", b"ipco", b"ispe")
+            for ispe in _descend(content, inner, steps, b"iprp", b"ipco", b"ispe")
         ]
-        turned = any(content[irot.start] & 1 for irot in _descend(content, inner, b"iprp", b"ipco", b"irot"))
+        turned = any(
+            content[irot.start] & 1 for irot in _descend(content, inner, steps, b"iprp", b"ipco", b"irot")
+        )
         if sizes:  # tiles and thumbnails are smaller than the picture
             width, height = max(sizes, key=lambda size: size.width * size.height)
-            sequence = _mp4(content)
+            sequence = _mp4(content, steps)
             frames = sequence.frames if sequence else None
             return Measure(Size(height, width) if turned else Size(width, height), frames)
     return None
 
 
-def _mp4(content: bytes) -> Measure | None:
-    for track in _descend(content, range(len(content)), b"moov", b"trak"):
-        for header in _descend(content, track, b"tkhd"):
+def _mp4(content: bytes, steps: _Steps) -> Measure | None:
+    for track in _descend(content, range(len(content)), steps, b"moov", b"trak"):
+        for header in _descend(content, track, steps, b"tkhd"):
             at = header.start + (52 if content[header.start] == 1 else 40)
             matrix_a, matrix_b = struct.unpack_from(">ii", content, at)
             width, height = (side >> 16 for side in struct.unpack_from(">II", content, at + 36))
             if not (width and height):  # a sound track
                 continue
             frames = None
-            for table in _descend(content, track, b"mdia", b"minf", b"stbl", b"stsz"):
+            for table in _descend(content, track, steps, b"mdia", b"minf", b"stbl", b"stsz"):
                 (frames,) = struct.unpack_from(">I", content, table.start + 8)
             turned = matrix_a == 0 and matrix_b != 0
             return Measure(Size(height, width) if turned else Size(width, height), frames)
     return None
 
 
-def _webm(content: bytes) -> Measure | None:
+def _webm(content: bytes, steps: _Steps) -> Measure | None:
     """Walks the elements of Matroska (RFC 9559) that lead to the first video track and its blocks."""
     size: dict[int, int] = {}
     video: int | None = None
     track = frames = at = 0
     # Segment, Tracks, TrackEntry, Video, Cluster, BlockGroup are entered, everything else is stepped over.
     enter = {0x18538067, 0x1654AE6B, 0xAE, 0xE0, 0x1F43B675, 0xA0}
-    for _ in range(_MOST_STEPS):
-        if at >= len(content):
-            break
+    while at < len(content):
+        steps.take()
         identifier, at = _vint(content, at, keep_marker=True)
         length, at = _vint(content, at, keep_marker=False)
         if identifier == 0xD7:  # TrackNumber
@@ -263,7 +277,7 @@ def _vint(content: bytes, at: int, *, keep_marker: bool) -> tuple[int, int]:
     return (value if keep_marker else value & ((1 << 7 * length) - 1)), at + length
 
 
-_READERS: dict[str, Callable[[bytes], Measure | None]] = {
+_READERS: dict[str, Callable[[bytes, _Steps], Measure | None]] = {
     "apng": _png,
     "avif": _avif,
     "gif": _gif,

@@ -23,10 +23,11 @@ def json_answer(status: int, content: Mapping[str, Any], **headers: str) -> web.
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
-def refusal(error: Refusal) -> web.Response:
+def refusal(error: Refusal, *, is_06: bool) -> web.Response:
     """`{"code", "msg"}`."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return json_answer(error.status, {"code": error.code, "msg": error.msg}, **headers)
+    status, msg = error.in_06 if is_06 and error.in_06 else (error.status, error.msg)
+    return json_answer(status, {"code": error.code, "msg": msg}, **headers)
 
 
 def relayed(answer: Answer) -> web.Response:

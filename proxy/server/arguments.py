@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.errors import Refusal
+from proxy import refusals
 from proxy.media import Format, Kind, Measure, Size, processed_size
 
 _NUMBERS = {  # pict-rs, struct UploadLimits: the largest value that each one's type holds
@@ -35,7 +35,7 @@ class Arguments:
                 self._limits[key] = _number(value, _NUMBERS[key])
             elif key in _ALLOWS:
                 if value not in ("true", "false"):
-                    raise Refusal(400, "invalid-query", "provided string was not `true` or `false`")
+                    raise refusals.ARGUMENT_NOT_A_BOOLEAN()
                 if value == "false":
                     self._disallowed.add(_ALLOWS[key])
             else:
@@ -43,7 +43,7 @@ class Arguments:
         try:
             processed_size(Size(1, 1), self._steps)
         except ValueError:
-            raise Refusal(500, "invalid-process-path", "Provided process path is invalid") from None
+            raise refusals.STEP_UNKNOWN() from None
 
     def check(self, media: Format, measure: Measure | None, file_bytes: int) -> None:
         """What pict-rs would check before it stores a file.
@@ -55,17 +55,17 @@ class Arguments:
         if measure is not None:
             width, height = measure.size
             if width > limit("max_width", width):
-                raise Refusal(400, "validate-width", "Too wide")
+                raise refusals.TOO_WIDE()
             if height > limit("max_height", height):
-                raise Refusal(400, "validate-height", "Too tall")
+                raise refusals.TOO_TALL()
             if measure.frames and measure.frames > limit("max_frame_count", measure.frames):
-                raise Refusal(400, "validate-frames", "Too many frames")
+                raise refusals.TOO_MANY_FRAMES()
             if width * height > limit("max_area", width * height):
-                raise Refusal(400, "validate-area", "Too many pixels")
+                raise refusals.TOO_MANY_PIXELS()
         if "max_file_size" in self._limits and file_bytes > self._limits["max_file_size"] * _MEGABYTE:
-            raise Refusal(413, "validate-file-size", "Filesize too large")
+            raise refusals.LARGER_THAN_ASKED()
         if media.kind in self._disallowed:
-            raise Refusal(400, "media-disallowed", "Media type wasn't allowed for this upload")
+            raise refusals.KIND_DISALLOWED()
 
     def size_after(self, media: Format, size: Size) -> Size:
         """The size that pict-rs would store; it does not process videos."""
@@ -75,5 +75,5 @@ class Arguments:
 def _number(value: str, largest: int) -> int:
     digits = value.removeprefix("+")
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 20 or int(digits) > largest:
-        raise Refusal(400, "invalid-query", "invalid digit found in string")
+        raise refusals.ARGUMENT_NOT_A_NUMBER()
     return int(digits)

@@ -8,10 +8,12 @@ import logging
 
 from aiohttp import web
 
+from proxy import refusals
 from proxy.errors import PictrsError, Refusal
 from proxy.intake.target import Target, read_target
 from proxy.metrics import Metrics
-from proxy.routes import Does, Match, Treatment, find
+from proxy.pictrs import Pictrs
+from proxy.routes import Match, Treatment, find
 from proxy.server import answers
 from proxy.server.reads import Reads
 from proxy.server.uploads import Uploads
@@ -22,8 +24,11 @@ log = logging.getLogger(__name__)
 class Gateway:
     """Answers every request that reaches the `server` listener."""
 
-    def __init__(self, uploads: Uploads, reads: Reads, api_key: str | None, metrics: Metrics) -> None:
-        self._uploads, self._reads, self._api_key, self._metrics = uploads, reads, api_key, metrics
+    def __init__(
+        self, uploads: Uploads, reads: Reads, pictrs: Pictrs, api_key: str | None, metrics: Metrics
+    ) -> None:
+        self._uploads, self._reads, self._pictrs = uploads, reads, pictrs
+        self._api_key, self._metrics = api_key, metrics
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request. Nothing that goes wrong here is told in more than its kind."""
@@ -31,12 +36,13 @@ class Gateway:
         name = "none"
         try:
             target = read_target(request.raw_path)
-            match = find(target)
-            if match is not None:
-                name = match.route.name
-            response = await self._answer(request, match, target)
+            matched = find(target)
+            if matched is not None:
+                name = matched.route.name
+            response = await self._answer(request, matched, target)
         except Refusal as error:
-            response = answers.refusal(error)
+            is_06 = error.in_06 is not None and await self._pictrs.is_06()
+            response = answers.refusal(error, is_06=is_06)
         except PictrsError as error:
             log.warning("%s: %s", name, error)
             content = {"code": "pictrs-unavailable", "msg": "pict-rs did not answer"}
@@ -57,28 +63,30 @@ class Gateway:
         return response
 
     async def _answer(
-        self, request: web.BaseRequest, match: Match | None, target: Target
+        self, request: web.BaseRequest, matched: Match | None, target: Target
     ) -> web.StreamResponse:
-        if match is None:
+        if matched is None:
             if target.segments[0] == "internal" and not self._has_key(request):
-                raise Refusal(401, "invalid-api-token", "Invalid API Key")
+                raise refusals.NO_API_KEY()
             return web.Response(status=404)
-        route = match.route
+        route = matched.route
         if request.method not in route.methods:
             if route.wrong_method == 404:
                 return web.Response(status=404)
             return web.Response(status=405, headers={"Allow": ", ".join(sorted(route.methods))})
-        if route.treatment is Treatment.REFUSE:
-            raise Refusal(403, "not-gated", f"The gate does not take pictures by /{route.path} yet")
         if route.fetches and target.only("proxy") is not None:
             raise Refusal(403, "not-gated", "The gate does not proxy pictures of other sites yet")
-        if route.does is Does.INGESTS:
-            return await self._uploads.answer(request, target.query)
-        return await self._reads.answer(request, match, target)
+        match route.treatment:
+            case Treatment.REFUSE:
+                raise Refusal(403, "not-gated", f"The gate does not take pictures by /{route.path} yet")
+            case Treatment.LOOK:
+                return await self._uploads.answer(request, target.query)
+            case Treatment.PASS:
+                return await self._reads.answer(request, matched, target)
 
     def _has_key(self, request: web.BaseRequest) -> bool:
-        given = request.headers.get("X-Api-Token", "")
-        return self._api_key is not None and hmac.compare_digest(given.encode(), self._api_key.encode())
+        given = request.headers.get("X-Api-Token", "").encode("utf-8", "surrogateescape")
+        return self._api_key is not None and hmac.compare_digest(given, self._api_key.encode())
 
 
 def _where(error: BaseException) -> str:

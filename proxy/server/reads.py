@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from proxy import refusals
 from proxy.aliases import alias_key
 from proxy.cases.placeholder import Placeholders
 from proxy.database import Case, Database, cases
@@ -53,6 +54,7 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+_VARIANTS = frozenset({"apng", "avif", "gif", "jpeg", "jpg", "jxl", "png", "webp"})
 _LARGEST_BODY = 64 * 1024
 _BODY_S = 10.0
 _STALL_S = 60.0  # a client that takes nothing for so long is gone
@@ -86,7 +88,11 @@ class Reads:
             case "original" | "original-query":
                 return await self._picture(size, str(case.alias).rpartition(".")[2])
             case "process":
-                return await self._picture(_processed(size, target), match.captured["ext"])
+                extension = _writable(match.captured["ext"])
+                return await self._picture(_processed(size, target), extension)
+            case "process-later":
+                _writable(match.captured["ext"])
+                return _fresh(web.Response(status=202))
             case "details" | "details-query":
                 return await self._told(details)
             case "details-process":
@@ -97,7 +103,7 @@ class Reads:
         return None
 
     async def _picture(self, size: Size, extension: str) -> web.Response:
-        content_type, content = await asyncio.to_thread(self._placeholders.picture, size, extension)
+        content_type, content = await self._placeholders.picture(size, extension)
         return _fresh(web.Response(body=content, content_type=content_type))
 
     async def _told(self, content: Mapping[str, Any]) -> web.Response:
@@ -126,13 +132,20 @@ def _alias(match: Match, target: Target) -> str | None:
     return next((alias for alias in named if alias is not None), None)
 
 
+def _writable(extension: str) -> str:
+    """`extension`, where pict-rs makes variants with it."""
+    if extension not in _VARIANTS:
+        raise refusals.unknown_extension(extension)
+    return extension
+
+
 def _processed(size: Size, target: Target) -> Size:
     """The size of a variant; what pict-rs does not know among the steps it ignores on a read."""
     steps = [(key, value) for key, value in target.query if key in STEPS]
     try:
         return processed_size(size, steps)
     except ValueError:
-        raise Refusal(500, "invalid-process-path", "Provided process path is invalid") from None
+        raise refusals.STEP_UNKNOWN() from None
 
 
 def _fresh(response: web.Response) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
+from proxy import refusals
 from proxy.cases.keeping import Keeper, Promise
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Look, Priority, Seen, Unseen
@@ -111,12 +113,14 @@ class Uploads:
             except TimeoutError:
                 raise Refusal(408, "request-timeout", "The upload took too long") from None
             judged = await asyncio.gather(*(self._judge(upload, deadline) for upload in uploads))
-            refusal = self._refusal(judged, query)
+            arguments, refusal = self._refusal(judged, query)
             try:
-                promises = await self._keep(judged, query, promise=refusal is None)
+                promises = await self._keep(judged, query, arguments if refusal is None else None)
             except (SealingError, SQLAlchemyError) as error:
                 self._metrics.sealing_failures.inc()
-                log.error("an upload was refused because it could not be kept: %s", error)
+                # Not the database's own words: they may quote what was to be written.
+                why = error if isinstance(error, SealingError) else type(error).__name__
+                log.error("an upload was refused because it could not be kept: %s", why)
                 raise _unavailable() from None
             if refusal is not None:
                 raise refusal
@@ -132,12 +136,12 @@ class Uploads:
         if decision is None:
             left = deadline - asyncio.get_running_loop().time()
             look = await self._lookout.look(
-                File(upload.content, upload.media),
+                File(upload.content, upload.media, upload.sha256),
                 priority=Priority.LIVE,
                 # The other half is pict-rs's: it takes its time too, and Lemmy waits no longer.
                 within_s=min(self._settings.verdict_s, max(left / 2, 0.1)),
             )
-            decision = decide(self._policy, look)
+            decision = decide(self._policy, look, upload.media)
         self._metrics.verdicts.labels(verdict=decision.verdict.value).inc()
         log.info("verdict=%s sha256=%s reason=%r", decision.verdict, upload.sha256, decision.reason)
         judged = _Judged(upload, look, decision)
@@ -146,31 +150,41 @@ class Uploads:
             judged = replace(judged, headers_say=found)
         return judged
 
-    def _refusal(self, judged: Sequence[_Judged], query: Query) -> Refusal | None:
-        """Why a request is refused as a whole, or None."""
+    def _refusal(self, judged: Sequence[_Judged], query: Query) -> tuple[Arguments | None, Refusal | None]:
+        """The query's meaning where a promise needs it; why a request is refused as a whole, or None."""
         for one in judged:
             if one.decision.verdict is Verdict.BLOCK:
                 if isinstance(one.look, Unseen):
-                    return _unavailable()
-                return Refusal(400, "failed-external-validation", "Failed external validation")
+                    return None, _unavailable()
+                return None, refusals.REFUSED_BY_VALIDATION()
         held = [one for one in judged if one.is_held]
-        if held and not self._settings.placeholders:
-            return Refusal(400, "held-for-review", "This upload is held until a moderator has looked at it")
+        if not held:
+            return None, None  # pict-rs reads its query itself
+        if not self._settings.placeholders:
+            msg = "This upload is held until a moderator has looked at it"
+            return None, Refusal(400, "held-for-review", msg)
         try:
+            arguments = Arguments(query)
             for one in held:  # what pict-rs would refuse at a release is not promised now
-                Arguments(query).check(one.upload.media, one.headers_say, len(one.upload.content))
+                arguments.check(one.upload.media, one.headers_say, len(one.upload.content))
         except Refusal as refusal:
-            return refusal
-        return None
+            return None, refusal
+        return arguments, None
 
-    async def _keep(self, judged: Sequence[_Judged], query: Query, *, promise: bool) -> list[Promise | None]:
-        """Makes cases of what is held, and notes the rest that has to be noted; one entry an upload."""
+    async def _keep(
+        self, judged: Sequence[_Judged], query: Query, arguments: Arguments | None
+    ) -> list[Promise | None]:
+        """Makes cases of what is held, and notes the rest that has to be noted; one entry an upload.
+
+        Args:
+            arguments: the query's meaning; None where nobody is promised anything.
+        """
         promises: list[Promise | None] = []
         for one in judged:
             if one.is_held:
-                shown = _shown(one, query) if promise else None
+                size = functools.partial(_size_to_show, one, arguments) if arguments else None
                 promises.append(
-                    await self._keeper.keep(one.upload, one.decision, one.look, query, shown=shown)
+                    await self._keeper.keep(one.upload, one.decision, one.look, query, size_to_show=size)
                 )
                 continue
             promises.append(None)
@@ -202,19 +216,21 @@ class Uploads:
         if not isinstance(stored, list) or len(stored) != len(allowed):
             raise PictrsError("pict-rs answered an upload with another number of files")
         is_06 = await self._pictrs.is_06()
+        next_stored = iter(stored)
         entries = [
-            answers.upload_entry(promise, is_06=is_06) if promise else stored.pop(0) for promise in promises
+            answers.upload_entry(promise, is_06=is_06) if promise else next(next_stored)
+            for promise in promises
         ]
         return answers.upload_answer(entries, is_06=is_06)
 
 
-def _shown(one: _Judged, query: Query) -> tuple[Size | None, int | None]:
+def _size_to_show(one: _Judged, arguments: Arguments) -> tuple[Size | None, int | None]:
     """Size and frames that the placeholder of a held upload is to have."""
     size, frames = one.headers_say or (None, None)
     if isinstance(one.look, Seen):  # decoded, so it knows better
         size = Size(one.look.width, one.look.height)
     if size is not None:
-        size = Arguments(query).size_after(one.upload.media, size)
+        size = arguments.size_after(one.upload.media, size)
     return size, frames
 
 

@@ -1,0 +1,90 @@
+"""What pict-rs says when it refuses, in 0.5 and in 0.6, as recorded from both.
+
+The gate refuses some requests in pict-rs's stead. It uses its codes, statuses and words, so that a client
+need not care which of the two it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.errors import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One reason to refuse: its code, and status and words of either version."""
+
+    code: str
+    status: int
+    msg: str
+    status_06: int
+    msg_06: str
+
+    def __call__(self) -> Refusal:
+        """The refusal, to be raised."""
+        return Refusal(self.status, self.code, self.msg, in_06=(self.status_06, self.msg_06))
+
+
+def _both(code: str, status: int, msg: str) -> Wording:
+    return Wording(code, status, msg, status, msg)
+
+
+FILE_EMPTY = _both("validate-file-empty", 400, "Uploaded file is empty")
+FILE_TOO_LARGE = Wording("validate-file-size", 413, "File too large", 400, "File too large")
+NOT_MEDIA = Wording(
+    "command-failure",
+    *(400, "Invalid media file provided"),
+    *(400, "Command magick failed with status exit status: 1"),
+)
+NO_FILES = Wording(
+    "validate-no-files",
+    *(400, "No files present in upload"),
+    *(500, "Failed to finalize file upload"),
+)
+REFUSED_BY_VALIDATION = Wording(
+    "failed-external-validation",
+    *(400, "Failed external validation"),
+    *(400, "Failed to upload file to url"),
+)
+
+# An upload's arguments.
+ARGUMENT_NOT_A_NUMBER = Wording(
+    "invalid-query", 400, "invalid digit found in string", 500, "invalid digit found in string"
+)
+ARGUMENT_NOT_A_BOOLEAN = Wording(
+    "invalid-query",
+    *(400, "provided string was not `true` or `false`"),
+    *(500, "provided string was not `true` or `false`"),
+)
+STEP_UNKNOWN = Wording(
+    "invalid-process-path",
+    *(500, "Provided process path is invalid"),
+    *(400, "Failed to parse process path"),
+)
+TOO_WIDE = _both("validate-width", 400, "Too wide")
+TOO_TALL = _both("validate-height", 400, "Too tall")
+TOO_MANY_PIXELS = _both("validate-area", 400, "Too many pixels")
+TOO_MANY_FRAMES = _both("validate-frames", 400, "Too many frames")
+LARGER_THAN_ASKED = Wording("validate-file-size", 413, "Filesize too large", 400, "Filesize is too large")
+KIND_DISALLOWED = Wording(
+    "media-disallowed",
+    *(400, "Media type wasn't allowed for this upload"),
+    *(400, "Media type isn't allowed for this upload"),
+)
+
+NO_API_KEY = Wording("invalid-api-token", 401, "Invalid API Key", 401, "Invalid API Token")
+
+
+def unknown_extension(extension: str) -> Refusal:
+    """`process.{extension}` where pict-rs cannot write that format."""
+    return Wording(
+        "invalid-file-extension",
+        *(400, "Process endpoint was called with invalid extension"),
+        *(400, f"Invalid format: {extension[:20]}"),
+    )()
+
+
+def malformed(msg: str) -> Refusal:
+    """A body that is no upload; both versions use the words of the same form parser."""
+    return Refusal(400, "file-upload-error", msg)
