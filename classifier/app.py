@@ -18,6 +18,7 @@ from classifier.ensembles import Ensemble
 from classifier.errors import Rejection, SetupError
 from classifier.metrics import Metrics
 from classifier.server import Server, ServerSettings
+from classifier.turns import Priority
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Settings:
     Attributes:
         ensemble: a shipped recipe's name, or the path of one.
         workers: processes that decode.
-        most_waiting: files that may be under way or waiting.
+        most_waiting: files of each priority that may be under way or waiting.
         limits: for every file.
     """
 
@@ -111,7 +112,7 @@ async def score_files(settings: Settings, files: Sequence[tuple[str, bytes]]) ->
 
     async def one(content: bytes) -> Result | Rejection:
         try:
-            return await engine.look(content, deadline=deadline)
+            return await engine.look(content, priority=Priority.LIVE, deadline=deadline)
         except Rejection as rejection:
             return rejection
 

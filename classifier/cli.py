@@ -131,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
         "--ensemble", default="starter", help=f"a recipe's path, or one of: {', '.join(shipped())}"
     )
     looking.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
-    looking.add_argument("--most-waiting", type=int, default=64, help="files that may wait; more are refused")
+    looking.add_argument(
+        "--most-waiting", type=int, default=64, help="files of each priority that may wait; more are refused"
+    )
 
     serve = commands.add_parser("serve", parents=[looking], help="answer a gate over HTTP")
     serve.add_argument("--listen", default="127.0.0.1:14052", metavar="HOST:PORT")

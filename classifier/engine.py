@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from classifier.decoding.pool import DecodingPool
 from classifier.ensembles import Ensemble, FrameSignals, strongest
 from classifier.errors import Rejection, SetupError, deadline_exceeded, overloaded
 from classifier.heads import Signals
+from classifier.turns import Priority, Turns
 
 _WARM_UP_S = 120.0
 
@@ -42,18 +44,20 @@ class Engine:
         Args:
             ensemble: what looks.
             pool: what decodes; started and closed with the engine.
-            most_waiting: files under way or waiting; one more is refused at once.
+            most_waiting: files of each priority under way or waiting; one more is refused at once. Counted
+                apart, or else a backfill that has filled the house would turn uploads away.
         """
         self.ensemble = ensemble
         self._pool = pool
         self._most_waiting = most_waiting
-        self._waiting = 0
+        self._waiting: Counter[Priority] = Counter()
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._turns = Turns([self._models])
 
     @property
     def waiting(self) -> int:
         """Files under way or waiting."""
-        return self._waiting
+        return self._waiting.total()
 
     async def start(self) -> None:
         """Starts the decoders, and has everything look once, so that the first real file finds it warm.
@@ -64,8 +68,9 @@ class Engine:
         await self._pool.start()
         blank = io.BytesIO()
         Image.new("RGB", (64, 64)).save(blank, "PNG")
+        deadline = asyncio.get_running_loop().time() + _WARM_UP_S
         try:
-            await self.look(blank.getvalue(), deadline=asyncio.get_running_loop().time() + _WARM_UP_S)
+            await self.look(blank.getvalue(), priority=Priority.LIVE, deadline=deadline)
         except Rejection as rejection:
             raise SetupError(f"the ensemble fails on a blank picture: {rejection}") from None
 
@@ -74,7 +79,7 @@ class Engine:
         await self._pool.close()
         await asyncio.to_thread(self._models.shutdown)
 
-    async def look(self, content: bytes, *, deadline: float) -> Result:
+    async def look(self, content: bytes, *, priority: Priority, deadline: float) -> Result:
         """Looks at one file.
 
         Args:
@@ -84,34 +89,35 @@ class Engine:
         Raises:
             Rejection: it cannot be looked at, not in time, or not now.
         """
-        if self._waiting >= self._most_waiting:
-            raise overloaded(f"{self._waiting} files are waiting already")
-        self._waiting += 1
+        if self._waiting[priority] >= self._most_waiting:
+            raise overloaded(f"{self._waiting[priority]} {priority} files are waiting already")
+        self._waiting[priority] += 1
         try:
-            return await self._look(content, deadline)
+            return await self._look(content, priority, deadline)
         finally:
-            self._waiting -= 1
+            self._waiting[priority] -= 1
 
-    async def _look(self, content: bytes, deadline: float) -> Result:
+    async def _look(self, content: bytes, priority: Priority, deadline: float) -> Result:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        decoded = await self._pool.decode(content, deadline=deadline)
+        decoded = await self._pool.decode(content, priority=priority, deadline=deadline)
         queued = loop.time()
-        started = queued
-
-        def infer() -> list[FrameSignals]:
-            nonlocal started
-            started = loop.time()
-            if started >= deadline:
-                raise deadline_exceeded()
-            return self.ensemble.score(decoded)
-
+        models = await self._turns.take(priority, deadline)
+        started = loop.time()
+        scoring = loop.run_in_executor(models, self.ensemble.score, decoded)
+        scoring.add_done_callback(self._end_turn)
         try:
             async with asyncio.timeout_at(deadline):
-                frames = await loop.run_in_executor(self._models, infer)
+                # Shielded: where nobody waits any more, the models are still at it, and the turn is not over.
+                frames = await asyncio.shield(scoring)
         except TimeoutError:
             raise deadline_exceeded() from None
         ended = loop.time()
         stages = {"decode": queued - began, "queue": started - queued, "infer": ended - started}
         timing_ms = {stage: round(seconds * 1000, 2) for stage, seconds in stages.items()}
         return Result(decoded.media, decoded.hashes, strongest(frames), frames, timing_ms)
+
+    def _end_turn(self, scoring: asyncio.Future[list[FrameSignals]]) -> None:
+        self._turns.put(self._models)
+        if not scoring.cancelled():
+            scoring.exception()  # read, or asyncio complains where the client was gone

@@ -17,10 +17,10 @@ from classifier.decoding.images import FORMATS
 from classifier.engine import Engine, Result
 from classifier.errors import Rejection, deadline_exceeded, too_large
 from classifier.metrics import Metrics
+from classifier.turns import Priority
 
 log = logging.getLogger(__name__)
 
-_PRIORITIES = ("live", "backfill")
 _LONGEST_DEADLINE_MS = 600_000
 
 
@@ -92,15 +92,13 @@ class Server:
     async def _classify(self, request: web.Request) -> web.Response:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        priority = request.headers.get("X-Priority", "live")
+        priority = Priority.LIVE
         outcome, result = "internal-error", None
         try:
-            if priority not in _PRIORITIES:
-                priority = "live"
-                raise Rejection(400, "bad-request", "X-Priority is live or backfill")
+            priority = _priority(request)
             deadline = began + _deadline_ms(request, self._settings.deadline_ms) / 1000
             content = await self._body(request, deadline)
-            result = await self._engine.look(content, deadline=deadline)
+            result = await self._engine.look(content, priority=priority, deadline=deadline)
             outcome = "ok"
         except Rejection as rejection:
             outcome = rejection.code
@@ -164,6 +162,13 @@ class Server:
     async def _show_metrics(self, _request: web.Request) -> web.Response:
         body = generate_latest(self._metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _priority(request: web.Request) -> Priority:
+    try:
+        return Priority(request.headers.get("X-Priority", Priority.LIVE))
+    except ValueError:
+        raise Rejection(400, "bad-request", f"X-Priority is {' or '.join(Priority)}") from None
 
 
 def _deadline_ms(request: web.Request, default: int) -> int:

@@ -6,19 +6,21 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.decoding import Array, Frame, Limits
+from classifier.decoding import Array, Decoded, Frame, Limits, Preparation
 from classifier.decoding.images import choose_frames
 from classifier.decoding.pool import DecodingPool
 from classifier.decoding.worker import prepare
 from classifier.errors import Rejection
+from classifier.turns import Priority
 from tests import pictures
 
 
@@ -45,6 +47,18 @@ class Misbehaves:
             os.kill(os.getpid(), signal.SIGSEGV)
         if frame.image.width == self.eats_at:
             bytearray(3 * 1024**3)
+        return np.zeros((1, 1), np.uint8)
+
+
+@dataclass(frozen=True)
+class Holds:
+    """Keeps frames 40 pixels wide until there is a file at `until`."""
+
+    until: Path
+
+    def prepare(self, frame: Frame) -> Array:
+        while frame.image.width == 40 and not self.until.exists():
+            time.sleep(0.01)
         return np.zeros((1, 1), np.uint8)
 
 
@@ -150,8 +164,8 @@ def test_a_damaged_file_is_decoded_or_rejected(damaged: list[bytes]) -> None:
 
 
 @asynccontextmanager
-async def pool(misbehaves: Misbehaves, workers: int = 1):
-    running = DecodingPool(workers, [misbehaves], Limits(memory_bytes=2 * 1024**3))
+async def pool(preparation: Preparation, workers: int = 1) -> AsyncIterator[DecodingPool]:
+    running = DecodingPool(workers, [preparation], Limits(memory_bytes=2 * 1024**3))
     await running.start()
     try:
         yield running
@@ -159,15 +173,18 @@ async def pool(misbehaves: Misbehaves, workers: int = 1):
         await running.close()
 
 
-def in_s(seconds: float) -> float:
-    return asyncio.get_running_loop().time() + seconds
+async def decode(
+    running: DecodingPool, content: bytes, *, within_s: float, priority: Priority = Priority.LIVE
+) -> Decoded:
+    deadline = asyncio.get_running_loop().time() + within_s
+    return await running.decode(content, priority=priority, deadline=deadline)
 
 
 async def test_a_decoder_that_crashes_costs_only_its_own_file() -> None:
     async with pool(Misbehaves(dies_at=40), workers=2) as running:
         bad, good = pictures.png((40, 40)), pictures.png((50, 50))
         answers = await asyncio.gather(
-            *(running.decode(content, deadline=in_s(20)) for content in (bad, good, bad, good)),
+            *(decode(running, content, within_s=20) for content in (bad, good, bad, good)),
             return_exceptions=True,
         )
         codes = [answer.code if isinstance(answer, Rejection) else "decoded" for answer in answers]
@@ -177,30 +194,47 @@ async def test_a_decoder_that_crashes_costs_only_its_own_file() -> None:
 async def test_a_decoder_that_hangs_is_killed_at_the_deadline_and_replaced() -> None:
     async with pool(Misbehaves(hangs_at=40)) as running:
         with pytest.raises(Rejection, match="deadline-exceeded"):
-            await running.decode(pictures.png((40, 40)), deadline=in_s(0.3))
-        await running.decode(pictures.png((50, 50)), deadline=in_s(20))
+            await decode(running, pictures.png((40, 40)), within_s=0.3)
+        await decode(running, pictures.png((50, 50)), within_s=20)
 
 
 async def test_a_decoder_that_wants_too_much_memory_gets_none() -> None:
     async with pool(Misbehaves(eats_at=40)) as running:
         with pytest.raises(Rejection, match="too-large"):
-            await running.decode(pictures.png((40, 40)), deadline=in_s(20))
-        await running.decode(pictures.png((50, 50)), deadline=in_s(20))
+            await decode(running, pictures.png((40, 40)), within_s=20)
+        await decode(running, pictures.png((50, 50)), within_s=20)
 
 
 async def test_who_waits_for_a_decoder_waits_no_longer_than_its_deadline() -> None:
     async with pool(Misbehaves(hangs_at=40)) as running:
-        hanging = asyncio.create_task(running.decode(pictures.png((40, 40)), deadline=in_s(1.0)))
+        hanging = asyncio.create_task(decode(running, pictures.png((40, 40)), within_s=1.0))
         await asyncio.sleep(0.05)
         with pytest.raises(Rejection, match="deadline-exceeded"):
-            await running.decode(pictures.png((50, 50)), deadline=in_s(0.2))
+            await decode(running, pictures.png((50, 50)), within_s=0.2)
         with pytest.raises(Rejection):
             await hanging
 
 
 async def test_a_client_that_leaves_does_not_take_the_decoder_along() -> None:
     async with pool(Misbehaves()) as running:
-        leaving = asyncio.create_task(running.decode(pictures.png((2000, 2000)), deadline=in_s(20)))
+        leaving = asyncio.create_task(decode(running, pictures.png((2000, 2000)), within_s=20))
         await asyncio.sleep(0.01)
         leaving.cancel()
-        await running.decode(pictures.png((50, 50)), deadline=in_s(20))
+        await decode(running, pictures.png((50, 50)), within_s=20)
+
+
+async def test_a_decoder_is_the_live_file_s_before_the_backfill_s(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    async def one(name: str, priority: Priority) -> None:
+        await decode(running, pictures.png((40, 40)), within_s=60, priority=priority)
+        order.append(name)
+
+    async with pool(Holds(tmp_path / "until")) as running:
+        tasks = []
+        for name in ["backfill 1", "backfill 2", "live 1", "backfill 3", "live 2"]:
+            tasks.append(asyncio.create_task(one(name, Priority(name.split()[0]))))
+            await asyncio.sleep(0)  # each waits before the next one comes; the first has the decoder
+        (tmp_path / "until").touch()
+        await asyncio.gather(*tasks)
+    assert order == ["backfill 1", "live 1", "live 2", "backfill 2", "backfill 3"]

@@ -13,6 +13,7 @@ from multiprocessing.context import SpawnProcess
 from classifier.decoding import Decoded, Limits, Preparation
 from classifier.decoding.worker import READY, Failure, work
 from classifier.errors import Rejection, SetupError, deadline_exceeded, undecodable
+from classifier.turns import Priority, Turns
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class DecodingPool:
         self._preparations, self._limits = tuple(preparations), limits
         self._count = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decoder")
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._idle: Turns[_Worker] = Turns()
         self._all: set[_Worker] = set()
         self._uses: set[asyncio.Task[Decoded | Failure]] = set()
         self._refills: set[asyncio.Task[None]] = set()
@@ -88,7 +89,7 @@ class DecodingPool:
         """
         await asyncio.gather(*(self._add_worker() for _ in range(self._count)))
 
-    async def decode(self, content: bytes, *, deadline: float) -> Decoded:
+    async def decode(self, content: bytes, *, priority: Priority, deadline: float) -> Decoded:
         """Has one file decoded and prepared.
 
         Args:
@@ -97,13 +98,8 @@ class DecodingPool:
         Raises:
             Rejection: the file cannot be looked at, or not in time.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout_at(deadline):
-                worker = await self._idle.get()
-        except TimeoutError:
-            raise deadline_exceeded() from None
-        use = loop.create_task(self._use(worker, content, deadline))
+        worker = await self._idle.take(priority, deadline)
+        use = asyncio.create_task(self._use(worker, content, deadline))
         self._uses.add(use)
         use.add_done_callback(self._forget)
         # Shielded: where the client is gone, the worker is not; it comes back once it is done.
@@ -138,7 +134,7 @@ class DecodingPool:
             raise undecodable("decoding it crashed") from None
         finally:
             late.cancel()
-        self._idle.put_nowait(worker)
+        self._idle.put(worker)
         return answer
 
     def _forget(self, use: asyncio.Task[Decoded | Failure]) -> None:
@@ -154,7 +150,7 @@ class DecodingPool:
         except SetupError:
             self._all.discard(worker)
             raise
-        self._idle.put_nowait(worker)
+        self._idle.put(worker)
 
     async def _replace(self, worker: _Worker) -> None:
         """Ends a worker at once, and starts another one while nobody waits for it."""
