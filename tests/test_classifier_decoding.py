@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from classifier.decoding import Array, Decoded, Frame, Limits, Preparation
+from classifier.decoding import pool as pools
 from classifier.decoding.images import choose_frames
 from classifier.decoding.pool import DecodingPool
 from classifier.decoding.worker import prepare
@@ -48,6 +50,29 @@ class Misbehaves:
         if frame.image.width == self.eats_at:
             bytearray(3 * 1024**3)
         return np.zeros((1, 1), np.uint8)
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Does with each frame 40 pixels wide the next thing that the script says; `tally` counts them."""
+
+    tally: Path
+    script: tuple[str, ...]
+
+    def prepare(self, frame: Frame) -> Array:
+        if frame.image.width == 40:
+            with self.tally.open("a") as tally:
+                tally.write(".")
+            step = self.script[self.count - 1]
+            if step == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if step == "hang":
+                time.sleep(60)
+        return np.zeros((1, 1), np.uint8)
+
+    @property
+    def count(self) -> int:
+        return len(self.tally.read_text())
 
 
 @dataclass(frozen=True)
@@ -221,6 +246,78 @@ async def test_a_client_that_leaves_does_not_take_the_decoder_along() -> None:
         await asyncio.sleep(0.01)
         leaving.cancel()
         await decode(running, pictures.png((50, 50)), within_s=20)
+
+
+def decoders() -> set[int]:
+    """The process ids of the pool's workers."""
+    return {child.pid for child in multiprocessing.active_children() if child.pid and child.name == "decoder"}
+
+
+async def test_decoders_that_died_while_they_had_nothing_to_do_cost_no_file() -> None:
+    async with pool(Misbehaves(), workers=2) as running:
+        for number in decoders():
+            os.kill(number, signal.SIGKILL)
+            os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
+        await decode(running, pictures.png((50, 50)), within_s=60)
+
+
+async def test_a_file_is_tried_again_when_its_decoder_died(tmp_path: Path) -> None:
+    script = Scripted(tmp_path / "tally", ("die", "decode"))
+    async with pool(script) as running:
+        await decode(running, pictures.png((40, 40)), within_s=60)
+        assert script.count == 2
+
+
+async def test_a_file_of_which_two_decoders_died_is_not_tried_a_third_time(tmp_path: Path) -> None:
+    script = Scripted(tmp_path / "tally", ("die", "die", "decode"))
+    async with pool(script, workers=2) as running:
+        with pytest.raises(Rejection, match="undecodable"):
+            await decode(running, pictures.png((40, 40)), within_s=60)
+        assert script.count == 2
+
+
+async def test_the_second_try_has_the_deadline_of_the_first(tmp_path: Path) -> None:
+    async with pool(Scripted(tmp_path / "tally", ("die", "hang"))) as running:
+        with pytest.raises(Rejection, match="deadline-exceeded"):
+            await decode(running, pictures.png((40, 40)), within_s=2)
+
+
+async def test_a_decoder_that_its_deadline_kills_after_all_serves_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchange = pools._Worker.exchange
+
+    def until_it_is_killed(worker: pools._Worker, content: bytes) -> object:
+        answer = exchange(worker, content)
+        worker.process.join()
+        return answer
+
+    async with pool(Misbehaves(), workers=2) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(pools._Worker, "exchange", until_it_is_killed)
+            late = [decode(running, pictures.png((50, 50)), within_s=0.5) for _ in range(2)]
+            await asyncio.gather(*late, return_exceptions=True)
+        await decode(running, pictures.png((50, 50)), within_s=60)
+
+
+async def test_a_deadline_that_was_kept_does_not_end_the_decoder_of_the_next_file(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with pool(Holds(tmp_path / "until")) as running:
+        before, deadline = decoders(), loop.time() + 3
+        await running.decode(pictures.png((50, 50)), priority=Priority.LIVE, deadline=deadline)
+        following = asyncio.create_task(decode(running, pictures.png((40, 40)), within_s=60))
+        await asyncio.sleep(deadline + 0.1 - loop.time())
+        (tmp_path / "until").touch()
+        await following
+        assert decoders() == before
+
+
+async def test_a_pool_that_stops_blames_no_file() -> None:
+    async with pool(Misbehaves(hangs_at=40)) as running:
+        hanging = asyncio.create_task(decode(running, pictures.png((40, 40)), within_s=60))
+        await asyncio.sleep(0.1)
+    with pytest.raises(Rejection, match="overloaded"):
+        await hanging
 
 
 async def test_a_decoder_is_the_live_file_s_before_the_backfill_s(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Worker processes that can be killed: a file that hangs or crashes one costs only its own request."""
+"""Worker processes that can be killed: a file that hangs or crashes one costs only its own request.
+
+A worker also dies of what no file is to blame for, such as the kernel's need of memory. That must not become
+the verdict on a file: a worker found dead is replaced, and a file is undecodable only when two died of it.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ from multiprocessing.context import SpawnProcess
 
 from classifier.decoding import Decoded, Limits, Preparation
 from classifier.decoding.worker import READY, Failure, work
-from classifier.errors import Rejection, SetupError, deadline_exceeded, undecodable
+from classifier.errors import Rejection, SetupError, deadline_exceeded, overloaded, undecodable
 from classifier.turns import Priority, Turns
 
 log = logging.getLogger(__name__)
 
 _START_S = 60.0
 _RESTART_S = 1.0
+_ATTEMPTS = 2
 
 
 class _Worker:
@@ -33,6 +38,12 @@ class _Worker:
         )
         self.process.start()
         far.close()
+        self._killed = False
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether it can take a file. A process that has just been killed may look alive for a moment."""
+        return not self._killed and self.process.is_alive()
 
     def wait_until_ready(self) -> None:
         """Blocks until the process can take a file.
@@ -54,9 +65,14 @@ class _Worker:
         answer: Decoded | Failure = self._near.recv()
         return answer
 
-    def end(self) -> None:
-        """Kills the process and takes leave of it."""
+    def kill(self) -> None:
+        """Ends the process wherever it hangs: decoding, or reading or writing its pipe."""
+        self._killed = True
         self.process.kill()
+
+    def end(self) -> None:
+        """Kills the process and takes leave of it; blocks."""
+        self.kill()
         self.process.join()
         connection: Connection = self._near
         connection.close()
@@ -77,7 +93,7 @@ class DecodingPool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decoder")
         self._idle: Turns[_Worker] = Turns()
         self._all: set[_Worker] = set()
-        self._uses: set[asyncio.Task[Decoded | Failure]] = set()
+        self._uses: set[asyncio.Task[Decoded | Failure | None]] = set()
         self._refills: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -96,17 +112,15 @@ class DecodingPool:
             deadline: on the event loop's clock. A worker that is not done by then is killed.
 
         Raises:
-            Rejection: the file cannot be looked at, or not in time.
+            Rejection: the file cannot be looked at, not in time, or not now.
         """
-        worker = await self._idle.take(priority, deadline)
-        use = asyncio.create_task(self._use(worker, content, deadline))
-        self._uses.add(use)
-        use.add_done_callback(self._forget)
-        # Shielded: where the client is gone, the worker is not; it comes back once it is done.
-        answer = await asyncio.shield(use)
-        if isinstance(answer, Failure):
-            raise Rejection(answer.status, answer.code, answer.message)
-        return answer
+        for _ in range(_ATTEMPTS):
+            answer = await self._attempt(content, priority, deadline)
+            if isinstance(answer, Failure):
+                raise Rejection(answer.status, answer.code, answer.message)
+            if answer is not None:
+                return answer
+        raise undecodable(f"{_ATTEMPTS} decoders crashed while they had it")
 
     async def close(self) -> None:
         """Kills every worker."""
@@ -114,30 +128,45 @@ class DecodingPool:
         for refill in self._refills:
             refill.cancel()
         for worker in self._all:
-            worker.process.kill()
-        await asyncio.gather(*self._uses, return_exceptions=True)
+            worker.kill()
+        await asyncio.gather(*self._uses, *self._refills, return_exceptions=True)
         self._threads.shutdown()
         for worker in self._all:
             worker.end()
 
-    async def _use(self, worker: _Worker, content: bytes, deadline: float) -> Decoded | Failure:
+    async def _attempt(self, content: bytes, priority: Priority, deadline: float) -> Decoded | Failure | None:
+        """What one worker answers; None where it died."""
+        worker = await self._idle.take(priority, deadline)
+        while not worker.is_fit:
+            self._replace(worker)
+            worker = await self._idle.take(priority, deadline)
+        use = asyncio.create_task(self._use(worker, content, deadline))
+        self._uses.add(use)
+        use.add_done_callback(self._forget)
+        # Shielded: where the client is gone, the worker is not; it comes back once it is done.
+        return await asyncio.shield(use)
+
+    async def _use(self, worker: _Worker, content: bytes, deadline: float) -> Decoded | Failure | None:
         loop = asyncio.get_running_loop()
-        # Ends a worker wherever it hangs: decoding, or reading or writing its pipe.
-        late = loop.call_at(deadline, worker.process.kill)
+        answer = None
+        late = loop.call_at(deadline, worker.kill)
         try:
             answer = await loop.run_in_executor(self._threads, worker.exchange, content)
         except (EOFError, OSError):
-            await self._replace(worker)
+            if self._closed:
+                raise overloaded("the classifier is stopping") from None
             if loop.time() >= deadline:
                 raise deadline_exceeded() from None
-            log.error("a decoder died of a file and was replaced")
-            raise undecodable("decoding it crashed") from None
+            log.error("a decoder died while it had a file, and is replaced")
         finally:
-            late.cancel()
-        self._idle.put(worker)
+            late.cancel()  # before the worker is somebody else's
+            if answer is not None and worker.is_fit:
+                self._idle.put(worker)
+            else:
+                self._replace(worker)
         return answer
 
-    def _forget(self, use: asyncio.Task[Decoded | Failure]) -> None:
+    def _forget(self, use: asyncio.Task[Decoded | Failure | None]) -> None:
         self._uses.discard(use)
         if not use.cancelled():
             use.exception()  # read, or asyncio complains where the client was gone
@@ -152,16 +181,17 @@ class DecodingPool:
             raise
         self._idle.put(worker)
 
-    async def _replace(self, worker: _Worker) -> None:
-        """Ends a worker at once, and starts another one while nobody waits for it."""
-        self._all.discard(worker)
-        await asyncio.to_thread(worker.end)
-        if not self._closed:
-            refill = asyncio.create_task(self._refill())
-            self._refills.add(refill)
-            refill.add_done_callback(self._refills.discard)
+    def _replace(self, worker: _Worker) -> None:
+        """Ends a worker and starts another one, while nobody waits for it."""
+        if self._closed:
+            return  # `close` ends it
+        refill = asyncio.create_task(self._refill(worker))
+        self._refills.add(refill)
+        refill.add_done_callback(self._refills.discard)
 
-    async def _refill(self) -> None:
+    async def _refill(self, former: _Worker) -> None:
+        await asyncio.to_thread(former.end)
+        self._all.discard(former)
         added = False
         while not (added or self._closed):
             try:
