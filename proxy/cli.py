@@ -6,11 +6,14 @@ import argparse
 import asyncio
 import getpass
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import __version__, app
 from proxy.backfill import report
@@ -18,16 +21,23 @@ from proxy.backfill.run import Backfill
 from proxy.backfill.sources.pictrs import PictrsSource
 from proxy.cases.deciding import Decider
 from proxy.cases.sealing import write_new_identity
-from proxy.config import Config, load
-from proxy.database import BackfillRun, CaseState, cases
-from proxy.database import backfill as backfill_table
+from proxy.config import Config, host_and_port, load
+from proxy.database import BackfillRun, CaseState, Database, cases
+from proxy.database import backfill as runs
+from proxy.database.engine import in_words
 from proxy.errors import CaseError, ConfigError, GateError
 from proxy.review import terminal
 
+_MOSTLY_UNREADABLE = 3  # exit status; 2 is argparse's
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, or 1 after a line that says what to mend."""
+    """Runs one command; returns the exit status: 0, or 1 after a line that says what to mend.
+
+    A backfill that could read less than half of what is stored ends with 3.
+    """
     options = _parser().parse_args(argv)
+    os.umask(0o077)  # database, cases, keys and reports are nobody else's to read
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -35,17 +45,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        asyncio.run(options.run(options))
+        return asyncio.run(options.run(options)) or 0
     except GateError as error:
         print(f"pictrs-gate: {error}", file=sys.stderr)
         return 1
+    except SQLAlchemyError as error:
+        print(f"pictrs-gate: database.url: {in_words(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    await app.serve(load(options.config))
+    config = load(options.config)
+    for name, section in (("server", config.server), ("internal", config.internal)):
+        try:
+            await asyncio.get_running_loop().getaddrinfo(*host_and_port(section.listen))
+        except (OSError, UnicodeError):
+            raise ConfigError(
+                f"{name}.listen: {section.listen}: no such host; name an address of this machine"
+            ) from None
+    await app.serve(config)
 
 
 async def _keys_new(options: argparse.Namespace) -> None:
@@ -105,26 +125,54 @@ def _needed_identity(options: argparse.Namespace, config: Config) -> Path:
     return path
 
 
-async def _backfill_run(options: argparse.Namespace) -> None:
+async def _backfill_run(options: argparse.Namespace) -> int:
     console = Console(stderr=True)
 
     def on_page(run: BackfillRun) -> None:
-        console.print(f"run {run.id}: {run.looked_at} files looked at")
+        console.print(f"run {run.id}: {run.looked_at} files looked at, {run.unreadable} unreadable")
 
-    async with app.parts(load(options.config)) as made:
-        await made.lookout.check()
-        backfill = Backfill(made.database, PictrsSource(made.pictrs), made.lookout, made.policy, made.known)
-        run = await backfill.run(on_page)
-        hits = await made.database.run(backfill_table.hits_of, run.id)
+    config = load(options.config)
     if options.report is not None:
-        try:
-            options.report.write_text(report.as_json(run, hits) + "\n")
-        except OSError as error:
-            raise ConfigError(f"--report {options.report}: {error.strerror}") from None
-    if options.json:
-        print(report.as_json(run, hits))
-    else:
-        report.print_report(Console(), run, hits)
+        await asyncio.to_thread(_check_writable, options.report)  # not only after hours
+    async with app.parts(config) as made:
+        await made.lookout.check()
+        source = PictrsSource(made.pictrs, max_file_size=config.pictrs.max_file_size_mb * 1024 * 1024)
+        run = await Backfill(made.database, source, made.lookout, made.policy, made.known).run(on_page)
+        await made.database.run(_report, run, options.report, as_json=options.json)
+    if run.unreadable <= run.looked_at:
+        return 0
+    print(
+        f"pictrs-gate: {run.unreadable} of {run.unreadable + run.looked_at} files could not be looked at; "
+        "the report says why",
+        file=sys.stderr,
+    )
+    return _MOSTLY_UNREADABLE
+
+
+def _check_writable(path: Path) -> None:
+    """Appends nothing, so that an older report stays until there is a new one."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"--report {path}: {error.strerror}; name another file") from None
+
+
+def _report(database: Database, run: BackfillRun, path: Path | None, *, as_json: bool) -> None:
+    def write(into: TextIO) -> None:
+        report.write_json(into, run, runs.hits_of(database, run.id), runs.unreadable_of(database, run.id))
+
+    try:
+        if path is not None:
+            with path.open("w", encoding="utf-8") as file:
+                write(file)
+    except OSError as error:
+        raise ConfigError(f"--report {path}: {error.strerror}") from None
+    finally:  # what took hours is shown in any case
+        if as_json:
+            write(sys.stdout)
+        else:
+            hits, unreadable = runs.hits_of(database, run.id), runs.unreadable_of(database, run.id)
+            report.print_report(Console(), run, runs.hit_count(database, run.id), hits, unreadable)
 
 
 def _parser() -> argparse.ArgumentParser:

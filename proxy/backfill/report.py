@@ -1,51 +1,107 @@
-"""The report of a run: counts and hits, for people or for programs. No pictures."""
+"""The report of a run: counts, hits, what nobody could look at; for people or programs. No pictures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proxy.database import BackfillHit, BackfillRun
+from proxy.database.models import BackfillUnreadable
+from proxy.review.terminal import harmless
+
+# What a table shows; the JSON has everything.
+_HITS, _UNREADABLE, _ALIASES = 1000, 20, 10
 
 
-def as_json(run: BackfillRun, hits: Sequence[BackfillHit]) -> str:
-    """The report as one JSON object."""
-    report: dict[str, Any] = {
+def write_json(
+    into: TextIO, run: BackfillRun, hits: Iterable[BackfillHit], unreadable: Iterable[BackfillUnreadable]
+) -> None:
+    """The report as one JSON object, written entry by entry: a run may have found any number."""
+    counts = {
         "run": run.id,
         "started_at": run.started_at.isoformat(),
         "finished_at": run.finished_at and run.finished_at.isoformat(),
         "looked_at": run.looked_at,
         "unreadable": run.unreadable,
-        "hits": [
-            {
-                "aliases": hit.aliases,
-                "sha256": hit.hex[:64],
-                "verdict": hit.verdict,
-                "reason": hit.reason,
-                "signals": hit.signals,
-            }
-            for hit in sorted(hits, key=lambda hit: hit.hex)
-        ],
     }
-    return json.dumps(report, indent=1)
+    into.write(json.dumps(counts, indent=1).removesuffix("\n}"))
+    _write_list(into, "hits", map(_hit, hits))
+    _write_list(into, "unreadable_files", map(_unreadable, unreadable))
+    into.write("\n}\n")
 
 
-def print_report(console: Console, run: BackfillRun, hits: Sequence[BackfillHit]) -> None:
-    """The report as a table."""
+def _write_list(into: TextIO, name: str, entries: Iterable[Mapping[str, Any]]) -> None:
+    into.write(f",\n {json.dumps(name)}: [")
+    for number, entry in enumerate(entries):
+        into.write(("," if number else "") + "\n  " + json.dumps(entry))
+    into.write("\n ]")
+
+
+def _hit(hit: BackfillHit) -> dict[str, Any]:
+    return {
+        "aliases": hit.aliases,
+        "sha256": hit.hex[:64],
+        "verdict": hit.verdict,
+        "reason": hit.reason,
+        "signals": hit.signals,
+    }
+
+
+def _unreadable(file: BackfillUnreadable) -> dict[str, Any]:
+    return {"aliases": file.aliases, "sha256": file.hex[:64], "reason": file.reason}
+
+
+def print_report(
+    console: Console,
+    run: BackfillRun,
+    hit_count: int,
+    hits: Iterable[BackfillHit],
+    unreadable: Iterable[BackfillUnreadable],
+) -> None:
+    """The report as tables of a length that can be read."""
     console.print(
-        f"Run {run.id}: {run.looked_at} files looked at, {len(hits)} hits, {run.unreadable} unreadable. "
+        f"Run {run.id}: {run.looked_at} files looked at, {hit_count} hits, {run.unreadable} unreadable. "
         "Nothing was touched."
     )
-    if not hits:
-        return
+    if hit_count:
+        table = _table("aliases", "verdict", "signals", "why")
+        for hit in islice(hits, _HITS):
+            signals = " ".join(f"{name}={value:.2f}" for name, value in sorted(hit.signals.items()))
+            table.add_row(
+                _aliases(hit.aliases), Text(hit.verdict), Text(harmless(signals)), Text(harmless(hit.reason))
+            )
+        console.print(table)
+        _say_how_many_more(console, hit_count - _HITS)
+    if run.unreadable:
+        console.print("\nNobody could look at these:")
+        table = _table("aliases", "why")
+        for file in islice(unreadable, _UNREADABLE):
+            table.add_row(_aliases(file.aliases), Text(harmless(file.reason)))
+        console.print(table)
+        _say_how_many_more(console, run.unreadable - _UNREADABLE)
+
+
+def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("aliases", "verdict", "signals", "why"):
+    for column in columns:
         table.add_column(column, overflow="fold")
-    for hit in sorted(hits, key=lambda hit: hit.hex):
-        signals = " ".join(f"{name}={value:.2f}" for name, value in sorted(hit.signals.items()))
-        table.add_row("\n".join(hit.aliases), hit.verdict, signals, hit.reason)
-    console.print(table)
+    return table
+
+
+def _aliases(aliases: list[str]) -> Text:
+    """One a line; a popular file may have thousands."""
+    lines = [harmless(alias) for alias in aliases[:_ALIASES]]
+    if len(aliases) > _ALIASES:
+        lines.append(f"and {len(aliases) - _ALIASES} more")
+    return Text("\n".join(lines))
+
+
+def _say_how_many_more(console: Console, count: int) -> None:
+    if count > 0:
+        console.print(f"… and {count} more: --json and --report show all.")

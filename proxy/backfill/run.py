@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from proxy.backfill.sources import Entry, Source
+from proxy.backfill.sources import Entry, Source, Unreadable
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen, Undecodable, Unseen
 from proxy.database import BackfillHit, BackfillRun, Database
-from proxy.database import backfill as table
+from proxy.database import backfill as runs
+from proxy.database.models import BackfillUnreadable
 from proxy.errors import GateError
 from proxy.known_hashes import KnownHashes
 from proxy.media import recognise
@@ -23,14 +23,11 @@ _AT_ONCE = 4
 _LOOK_S = 120.0  # nobody waits for a backfill; live uploads go first at the classifier
 
 
+_Finding = BackfillHit | BackfillUnreadable | None  # None: it may stay
+
+
 class BackfillError(GateError):
     """A run had to stop. What it has done is kept, and the next one goes on from there."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    unreadable: bool = False
-    hit: BackfillHit | None = None
 
 
 class Backfill:
@@ -52,17 +49,16 @@ class Backfill:
             BackfillError: nobody could look any more; the run can be gone on with.
             PictrsError: the source cannot be reached any more; likewise.
         """
-        run = await self._database.run(table.open_run)
+        run = await self._database.run(runs.open_run)
         while run.finished_at is None:
             page = await self._source.page(run.slug)
             findings = await self._look_at_all(run.id, page.entries)
             run = await self._database.run(
-                table.page_done,
+                runs.page_done,
                 run.id,
                 next_slug=page.next,
-                looked_at=len(findings),
-                unreadable=sum(finding.unreadable for finding in findings),
-                hits=[finding.hit for finding in findings if finding.hit is not None],
+                looked_at=sum(not isinstance(finding, BackfillUnreadable) for finding in findings),
+                findings=[finding for finding in findings if finding is not None],
             )
             on_page(run)
         return run
@@ -77,27 +73,34 @@ class Backfill:
         return [task.result() for task in tasks]
 
     async def _look(self, run_id: int, entry: Entry, at_once: asyncio.Semaphore) -> _Finding:
+        def unreadable(reason: str) -> BackfillUnreadable:
+            return BackfillUnreadable(
+                run_id=run_id, hex=entry.hex, aliases=list(entry.aliases), reason=reason[:500]
+            )
+
         async with at_once:
             decision = await self._known.find(entry.sha256)
             signals: dict[str, float] = {}
             if decision is None:
                 content = await self._source.fetch(entry)
-                media = recognise(content) if content is not None else None
-                if content is None or media is None:
-                    return _Finding(unreadable=True)
+                if isinstance(content, Unreadable):
+                    return unreadable(content.reason)
+                media = recognise(content)
+                if media is None:
+                    return unreadable("no format of pict-rs's")
                 look = await self._lookout.look(
                     File(content, media), priority=Priority.BACKFILL, within_s=_LOOK_S
                 )
                 if isinstance(look, Unseen):
                     raise BackfillError(f"nobody could look: {look.reason}; start it again to go on")
                 if isinstance(look, Undecodable):
-                    return _Finding(unreadable=True)
+                    return unreadable(f"undecodable: {look.reason}")
                 if isinstance(look, Seen):
                     signals = dict(look.signals)
                 decision = decide(self._policy, look, media)
         if decision.verdict is Verdict.ALLOW:
-            return _Finding()
-        hit = BackfillHit(
+            return None
+        return BackfillHit(
             run_id=run_id,
             hex=entry.hex,
             verdict=decision.verdict.value,
@@ -105,4 +108,3 @@ class Backfill:
             aliases=list(entry.aliases),
             signals=signals,
         )
-        return _Finding(hit=hit)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from proxy.database.engine import Database
-from proxy.database.models import BackfillHit, BackfillRun
+from proxy.database.models import BackfillHit, BackfillRun, BackfillUnreadable
+
+_ROWS = 200  # of a long list in memory at once
 
 
 def open_run(database: Database) -> BackfillRun:
@@ -30,27 +32,44 @@ def page_done(
     *,
     next_slug: str | None,
     looked_at: int,
-    unreadable: int,
-    hits: Sequence[BackfillHit],
+    findings: Sequence[BackfillHit | BackfillUnreadable],
 ) -> BackfillRun:
     """Makes one page's findings and the place to go on from durable, together.
 
     Args:
+        looked_at: files of the page that were looked at, or whose hash was known.
+        findings: hits among them, and the files that nobody could look at.
         next_slug: of the next page; None where this was the last one, which finishes the run.
     """
     with database.writing() as session:
         run = session.get_one(BackfillRun, run_id)
         run.slug = next_slug
         run.looked_at += looked_at
-        run.unreadable += unreadable
+        run.unreadable += sum(isinstance(finding, BackfillUnreadable) for finding in findings)
         if next_slug is None:
             run.finished_at = datetime.now(UTC)
-        for hit in hits:
-            session.merge(hit)  # a page may be looked at again after a crash
+        for finding in findings:
+            session.merge(finding)  # a file may come up twice while the store changes
     return run
 
 
-def hits_of(database: Database, run_id: int) -> list[BackfillHit]:
-    """What a run found, in no order."""
+def hit_count(database: Database, run_id: int) -> int:
+    """How many hits a run has found."""
     with database.reading() as session:
-        return list(session.scalars(select(BackfillHit).where(BackfillHit.run_id == run_id)))
+        return session.scalar(select(func.count()).where(BackfillHit.run_id == run_id)) or 0
+
+
+def hits_of(database: Database, run_id: int) -> Iterator[BackfillHit]:
+    """What a run has found, in the order of pict-rs's keys, read bit by bit."""
+    query = select(BackfillHit).where(BackfillHit.run_id == run_id).order_by(BackfillHit.hex)
+    with database.reading() as session:
+        yield from session.scalars(query.execution_options(yield_per=_ROWS))
+
+
+def unreadable_of(database: Database, run_id: int) -> Iterator[BackfillUnreadable]:
+    """What nobody could look at in a run, likewise."""
+    query = (
+        select(BackfillUnreadable).where(BackfillUnreadable.run_id == run_id).order_by(BackfillUnreadable.hex)
+    )
+    with database.reading() as session:
+        yield from session.scalars(query.execution_options(yield_per=_ROWS))

@@ -112,7 +112,13 @@ class LedgerEntry(Base):
 
 
 class BackfillRun(Base):
-    """One run over what pict-rs stores. `slug` is the page to go on with; None before the first."""
+    """One run over what pict-rs stores.
+
+    Attributes:
+        slug: the page to go on with; None before the first.
+        looked_at: files that somebody has looked at, or whose hash was known.
+        unreadable: files that nobody could look at, see `BackfillUnreadable`; not among `looked_at`.
+    """
 
     __tablename__ = "backfill_runs"
 
@@ -135,3 +141,14 @@ class BackfillHit(Base):
     reason: Mapped[str] = mapped_column(String(500))
     aliases: Mapped[list[Any]]
     signals: Mapped[dict[str, Any]]
+
+
+class BackfillUnreadable(Base):
+    """A stored file that nobody could look at: pict-rs did not give it, or it could not be decoded."""
+
+    __tablename__ = "backfill_unreadable"
+
+    run_id: Mapped[int] = mapped_column(primary_key=True)
+    hex: Mapped[str] = mapped_column(String(78), primary_key=True)
+    aliases: Mapped[list[Any]]
+    reason: Mapped[str] = mapped_column(String(500))

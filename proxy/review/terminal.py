@@ -9,8 +9,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proxy.database import Case
+
+
+def harmless(text: str) -> str:
+    """`text` for a terminal: what it would obey or hide (escapes, changes of direction) is spelled out.
+
+    Aliases, arguments and content types come from uploaders, who must not get to repaint a reviewer's screen.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def facts_of(case: Case) -> dict[str, Any]:
@@ -46,8 +55,8 @@ def print_list(console: Console, cases: Sequence[Case], *, as_json: bool) -> Non
         table.add_column(column, overflow="fold", no_wrap=column in ("case", "state", "age"))
     for case in cases:
         signals = _signals(case) if case.signals else "not seen"
-        age = _age(case.created_at)
-        table.add_row(case.id, case.state.value, age, case.content_type or "?", signals, case.reason)
+        age, kind = _age(case.created_at), case.content_type or "?"
+        table.add_row(*map(_cell, (case.id, case.state.value, age, kind, signals, case.reason)))
     console.print(table)
 
 
@@ -59,22 +68,31 @@ def print_case(console: Console, case: Case, *, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("case", case.id)
+
+    def add(name: str, value: str) -> None:
+        table.add_row(_cell(name), _cell(value))
+
+    add("case", case.id)
     decided = f", by {case.decided_by} at {case.decided_at:%Y-%m-%d %H:%M:%S} UTC" if case.decided_at else ""
-    table.add_row("state", f"{case.state.value}{decided}")
-    table.add_row("since", f"{case.created_at:%Y-%m-%d %H:%M:%S} UTC ({_age(case.created_at)} ago)")
-    table.add_row("why", case.reason)
+    add("state", f"{case.state.value}{decided}")
+    add("since", f"{case.created_at:%Y-%m-%d %H:%M:%S} UTC ({_age(case.created_at)} ago)")
+    add("why", case.reason)
     for name, value in sorted((case.signals or {}).items()):
-        table.add_row(f"signal {name}", f"{value:.3f}  {_in_words(value)}")
+        add(f"signal {name}", f"{value:.3f}  {_in_words(value)}")
     if case.ensemble:
-        table.add_row("seen by", case.ensemble)
-    table.add_row("file", f"{case.content_type or 'unknown type'}, {case.size or '?'} bytes")
-    table.add_row("sha256", case.sha256 or "in the sealed file")
-    table.add_row("alias", case.alias or "none was promised")
+        add("seen by", case.ensemble)
+    add("file", f"{case.content_type or 'unknown type'}, {case.size or '?'} bytes")
+    add("sha256", case.sha256 or "in the sealed file")
+    add("alias", case.alias or "none was promised")
     if case.arguments:
-        table.add_row("asked for", "&".join(f"{key}={value}" for key, value in case.arguments))
-    table.add_row("sealed file", case.file)
+        add("asked for", "&".join(f"{key}={value}" for key, value in case.arguments))
+    add("sealed file", case.file)
     console.print(table)
+
+
+def _cell(value: str) -> Text:
+    """As it is: rich would take [brackets] in a string for its own markup."""
+    return Text(harmless(value))
 
 
 def _signals(case: Case) -> str:

@@ -26,6 +26,13 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The bytes of an entry cannot be had. `reason` says why, in words for the report."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Some entries, and where to go on; None at the end."""
 
@@ -40,6 +47,6 @@ class Source(Protocol):
         """The page at `at`, or the first one."""
         ...
 
-    async def fetch(self, entry: Entry) -> bytes | None:
-        """The stored bytes; None where they cannot be read (gone meanwhile, too large)."""
+    async def fetch(self, entry: Entry) -> bytes | Unreadable:
+        """The stored bytes, or why this one file cannot be read (gone meanwhile, too large, damaged)."""
         ...

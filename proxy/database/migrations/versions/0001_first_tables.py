@@ -34,6 +34,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "backfill_unreadable",
+        sa.Column("run_id", sa.Integer(), nullable=False),
+        sa.Column("hex", sa.String(length=78), nullable=False),
+        sa.Column("aliases", sa.JSON(), nullable=False),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.PrimaryKeyConstraint("run_id", "hex"),
+    )
+    op.create_table(
         "cases",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column(
