@@ -44,11 +44,11 @@ class KnownHashes:
 
 def _read(path: Path) -> list[bytes]:
     try:
-        lines = path.read_text("ascii").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except OSError as error:
         raise ConfigError(f"policy.block_lists: {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"policy.block_lists: {path}: must be text, one SHA-256 a line") from None
+        raise ConfigError(f"policy.block_lists: {path}: must be UTF-8 text, one SHA-256 a line") from None
     hashes = []
     for number, line in enumerate(lines, start=1):
         word = line.partition("#")[0].strip()

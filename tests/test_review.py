@@ -6,12 +6,15 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from PIL import Image, ImageChops
+from rich.console import Console
 
 from proxy.cases.sealing import write_new_identity
+from proxy.database import Case, CaseState
+from proxy.review.terminal import print_case, print_list
 from tests import pictures
 from tests.client import get
 from tests.gate import Gate
@@ -71,8 +74,6 @@ def test_what_pict_rs_refuses_at_a_release_is_shown_and_the_case_stays(
     case, alias = held(gate, hit)
     gate.stop()
     with gate.database() as database, database.writing() as session:
-        from proxy.database import Case
-
         session.get_one(Case, case).arguments = [["max_width", "10"]]
     refused = gate.review("release", case, check=False)
     assert refused.returncode == 1 and "validate-width" in refused.stderr
@@ -107,8 +108,6 @@ def test_a_confirmation_takes_back_a_release_that_did_not_end(
     assert killed.returncode == -9
     assert get(running_pictrs.url, f"/image/original/{alias}").status == 200
     with gate.database() as database, database.writing() as session:
-        from proxy.database import Case
-
         begun = session.get_one(Case, case)
         assert begun.decided_at is not None
         begun.decided_at -= timedelta(minutes=5)
@@ -156,8 +155,6 @@ def test_a_case_file_that_was_altered_is_not_released(gate: Gate, hits: list[byt
     assert refused.returncode == 1 and "not those that were uploaded" in refused.stderr
     (folder / f"{case}.age").rename(folder / f"{other}.age")
     with gate.database() as database, database.writing() as session:
-        from proxy.database import Case
-
         session.delete(session.get_one(Case, case))  # its file is gone for good
 
 
@@ -200,3 +197,33 @@ def test_a_case_that_is_not_there_is_said_in_one_line(gate: Gate, command: str) 
 
 def test_a_pretty_list_of_nothing_says_so(new_gate: NewGate) -> None:
     assert new_gate(start=False).review("list").stdout == "No cases.\n"
+
+
+def test_the_terminal_obeys_nothing_that_an_uploader_has_written() -> None:
+    evil = "[red]a[/red]\x1b[2J\u202egnp.jpg\r\nb"
+    spelled = r"[red]a[/red]\x1b[2J\u202egnp.jpg\r\nb"
+    case = Case(
+        id="case-1",
+        state=CaseState.PENDING,
+        created_at=datetime.now(UTC),
+        reason=evil,
+        file="case-1.age",
+        content_type=evil,
+        alias=evil,
+        arguments=[[evil, evil]],
+        signals={evil: 0.5},
+    )
+
+    def shown(write: Callable[[Console], None]) -> str:
+        into = io.StringIO()
+        write(Console(file=into, width=500, force_terminal=True))
+        return into.getvalue()
+
+    table = shown(lambda console: print_list(console, [case], as_json=False))
+    words = shown(lambda console: print_case(console, case, as_json=False))
+    assert (table.count(spelled), words.count(spelled)) == (3, 6)
+    for text in (table, words):
+        assert "\u202e" not in text and "\x1b[2J" not in text and "\r" not in text
+    for_programs = io.StringIO()
+    print_list(Console(file=for_programs), [case], as_json=True)
+    assert json.loads(for_programs.getvalue())[0]["alias"] == evil

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from proxy.cases.quarantine import Quarantine
+from proxy.cases.sealing import Sealer
+from proxy.cli import main
+from proxy.database import Case, CaseState, Database, cases, engine
+from proxy.errors import ConfigError
+from proxy.known_hashes import KnownHashes
+from proxy.policy import Verdict
 from tests.client import get
 from tests.fake import Fake, json_reply
 from tests.gate import Gate
@@ -40,6 +52,46 @@ def test_a_folder_that_cannot_be_written(new_gate: NewGate) -> None:
     assert "cases.folder" in refused(gate)
 
 
+def test_a_folder_that_others_can_look_into_is_taken_from_them(new_gate: NewGate) -> None:
+    gate = new_gate(start=False)
+    folder = gate.folder / "cases"
+    folder.mkdir(mode=0o755)
+    assert "others could look into it; it is private now" in gate.review("list").stderr
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert gate.review("list").stderr == ""
+
+
+def test_what_a_command_writes_is_for_its_user_only(new_gate: NewGate) -> None:
+    gate = new_gate(start=False)
+    before = os.umask(0)
+    try:
+        gate.review("list", env={"GATE__CASES__FOLDER": "made/as/needed"})
+        gate.run("keys", "new", "--output", "other.key")
+    finally:
+        os.umask(before)
+    for name in ("gate.db", "other.key", "made", "made/as", "made/as/needed"):
+        assert stat.S_IMODE((gate.folder / name).stat().st_mode) & 0o077 == 0, name
+
+
+def test_commands_that_start_at_once_do_not_meet_in_the_folder(tmp_path: Path) -> None:
+    wrong: list[Exception] = []
+
+    def start() -> None:
+        try:
+            for _ in range(200):
+                Quarantine(tmp_path / "cases", Sealer([]), lambda _: None)
+        except ConfigError as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert list((tmp_path / "cases").iterdir()) == []
+
+
 def test_a_key_file_that_is_missing(new_gate: NewGate) -> None:
     gate = new_gate(start=False, pictrs={"api_key_file": "nowhere"}, api_key=None)
     line = refused(gate)
@@ -54,6 +106,17 @@ def test_a_list_of_hashes_that_is_none(new_gate: NewGate) -> None:
     assert "policy.block_lists" in refused(gate)
     (gate.folder / "list.txt").write_text("# fine\nnot a hash\n")
     assert "line 2" in refused(gate)
+    (gate.folder / "list.txt").write_bytes(b"# k\xf6nnte Latin-1 sein\n")
+    assert "UTF-8" in refused(gate)
+
+
+def test_a_list_of_hashes_may_have_comments_in_any_language(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"# für Ämter\x85 und andere\r\n{1:064x} # éin\r\n", "utf-8-sig")
+    database = Database(f"sqlite:///{tmp_path}/gate.db")
+    found = asyncio.run(KnownHashes(database, [path]).find(f"{1:064x}"))
+    database.close()
+    assert found is not None and found.verdict is Verdict.BLOCK
 
 
 def test_a_rule_about_a_signal_that_the_classifier_lacks(new_gate: NewGate) -> None:
@@ -69,6 +132,42 @@ def test_a_rule_about_a_signal_that_the_classifier_lacks(new_gate: NewGate) -> N
 def test_a_database_that_cannot_be_opened(new_gate: NewGate) -> None:
     gate = new_gate(start=False)
     assert "database.url" in refused(gate, {"GATE__DATABASE__URL": "sqlite:////nowhere/gate.db"})
+
+
+def test_a_database_that_is_none(new_gate: NewGate) -> None:
+    gate = new_gate(start=False)
+    (gate.folder / "gate.db").write_bytes(b"something else " * 100)
+    assert "gate.db: file is not a database" in refused(gate)
+
+
+@pytest.mark.parametrize("listen", ["nowhere.invalid:8080", "a..b:8080"])
+def test_a_host_to_listen_on_that_does_not_exist(new_gate: NewGate, listen: str) -> None:
+    line = refused(new_gate(start=False), {"GATE__SERVER__LISTEN": listen})
+    assert f"server.listen: {listen}: no such host" in line
+
+
+def test_a_configuration_that_is_not_utf_8(new_gate: NewGate) -> None:
+    gate = new_gate(start=False)
+    gate.config.write_bytes(b"# k\xf6nnte Latin-1 sein\n" + gate.config.read_bytes())
+    assert "gate.toml: not UTF-8" in refused(gate)
+
+
+def test_a_database_that_fails_in_the_middle_of_a_command_is_said_in_one_line(
+    new_gate: NewGate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = new_gate(start=False)
+    hush = {"id": "case-1", "created_at": datetime.now(UTC), "reason": "hush", "file": "case-1.age"}
+    with gate.database() as database:
+        cases.add(database, Case(state=CaseState.PENDING, **hush), facts={})
+        monkeypatch.setattr(engine, "_BUSY_S", 0.1)
+        monkeypatch.setattr(os, "umask", lambda _: 0)  # the command's own, not that of these tests
+        with database.writing() as session:
+            session.connection()  # takes the lock
+            status = main(["review", "show", "case-1", "--config", str(gate.config)])
+    shown = capsys.readouterr()
+    assert (status, shown.out) == (1, "")
+    assert "pictrs-gate: database.url: database is locked; another process has been writing" in shown.err
+    assert "Traceback" not in shown.err and "hush" not in shown.err
 
 
 def test_metrics_and_health_are_on_a_listener_of_their_own(gate: Gate) -> None:

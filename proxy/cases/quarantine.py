@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +15,8 @@ from proxy.cases.sealing import Sealer
 from proxy.errors import ConfigError, SealingError
 from proxy.faults import FaultPoint
 
+log = logging.getLogger(__name__)
+
 _SEALED, _UNFINISHED = ".age", ".unfinished"
 _NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
 
@@ -21,7 +25,7 @@ class Quarantine:
     """Writes sealed cases into one folder of the gate's own."""
 
     def __init__(self, folder: Path, sealer: Sealer, fault: FaultPoint) -> None:
-        """Makes the folder where it is missing.
+        """Makes the folder where it is missing, and takes it from others where they could look into it.
 
         Raises:
             ConfigError: it cannot be made or written.
@@ -29,9 +33,10 @@ class Quarantine:
         self._folder, self._sealer, self._fault = folder, sealer, fault
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = folder / f"probe{_UNFINISHED}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            _keep_private(folder)
+            # Without a name of its own that another command, probing at the same moment, would meet.
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             raise ConfigError(
                 f"cases.folder: {folder}: {error.strerror}; the gate needs a folder that it may write"
@@ -95,6 +100,17 @@ class Quarantine:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _keep_private(folder: Path) -> None:
+    """What is in it is sealed, but how many cases there are, and since when, is nobody's business either."""
+    if not folder.stat().st_mode & 0o077:
+        return
+    try:
+        folder.chmod(0o700)
+        log.warning("cases.folder: %s: others could look into it; it is private now", folder)
+    except PermissionError:
+        log.warning("cases.folder: %s: others can look into it, and it belongs to somebody else", folder)
 
 
 def _private(path: str, flags: int) -> int:
