@@ -43,12 +43,15 @@ class Limits:
         part_bytes: bytes of one part's content.
         header_bytes: bytes of one part's headers together.
         headers: how many headers a part.
+        extended_names: whether a part may give its name as `name*` (RFC 8187) and only so. RFC 7578 forbids
+            it, and pict-rs 0.6 does it in what it sends; of an upload it is refused.
     """
 
     parts: int
     part_bytes: int
     header_bytes: int = 8 * 1024
     headers: int = 16
+    extended_names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,26 +260,37 @@ def _parse_head(head: bytes, limits: Limits) -> Part:
         raise MultipartError("a part's Content-Length is not a number")
 
     disposition, parameters = _parse_value(headers.get(b"content-disposition", b""))
-    if disposition != b"form-data" or b"name" not in parameters:
+    if disposition != b"form-data":
         raise MultipartError("a part is not a named form field")
     return Part(
-        name=parameters[b"name"].decode("utf-8", "replace"),
+        name=_name(parameters, limits),
         file_name=_file_name(parameters),
         content_type=kind.decode("ascii", "replace") if kind else None,
         declared_bytes=None if declared is None else int(declared),
     )
 
 
+def _name(parameters: Mapping[bytes, bytes], limits: Limits) -> str:
+    plain = parameters.get(b"name")
+    extended = parameters.get(b"name*") if limits.extended_names else None
+    if (plain is None) == (extended is None):
+        raise MultipartError("a part is not a named form field")
+    return plain.decode("utf-8", "replace") if plain is not None else _extended(extended or b"")
+
+
 def _file_name(parameters: Mapping[bytes, bytes]) -> str | None:
     plain = parameters.get(b"filename")
     if plain is not None:
         return plain.decode("utf-8", "replace")
-    extended = parameters.get(b"filename*")  # RFC 8187: charset'language'percent-encoded
-    if extended is None:
-        return None
-    charset, _, rest = extended.partition(b"'")
+    extended = parameters.get(b"filename*")
+    return None if extended is None else _extended(extended)
+
+
+def _extended(value: bytes) -> str:
+    """An extended parameter's value (RFC 8187): charset'language'percent-encoded."""
+    charset, _, rest = value.partition(b"'")
     if charset.lower() != b"utf-8":
-        raise MultipartError("a file name is in a character set other than UTF-8")
+        raise MultipartError("a name is in a character set other than UTF-8")
     name = rest.partition(b"'")[2]
     return re.sub(rb"%([0-9A-Fa-f]{2})", lambda hexes: bytes([int(hexes[1], 16)]), name).decode(
         "utf-8", "replace"
