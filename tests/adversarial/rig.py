@@ -1,0 +1,168 @@
+"""A gate between a pict-rs that stores what it parsed and a classifier that notes what it saw."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from proxy.media import recognise
+from tests import pictrs
+from tests.adversarial.case import NO_ANSWER, Case, fill, tiny
+from tests.adversarial.wire import exchange
+from tests.client import get
+from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply
+from tests.gate import Gate
+from tests.processes import Program, answers, free_port
+
+SITE = Path(__file__).parents[2] / "nginx" / "pictrs-gate.conf"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one connection.
+
+    Attributes:
+        statuses: of the answers.
+        stored: files that pict-rs has stored because of it.
+        unseen: those of them that nobody has looked at, as they are. There must be none.
+    """
+
+    statuses: Sequence[int]
+    stored: Sequence[bytes] = field(repr=False)
+    unseen: Sequence[bytes]
+
+    @property
+    def status(self) -> int:
+        """Of the first answer."""
+        return self.statuses[0] if self.statuses else NO_ANSWER
+
+
+class Looker:
+    """A classifier that takes everything for harmless and keeps the SHA-256 of all that it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: set[bytes] = set()
+        self.server = classifier(self._look)
+
+    def _look(self, asked: Asked) -> Reply:
+        self.seen.add(hashlib.sha256(asked.body).digest())
+        media = recognise(asked.body)
+        assert media is not None, "the gate asks about media only"
+        return json_reply(200, {**SEEN, "media": {**SEEN["media"], "format": media.name}})
+
+
+class Store:
+    """A real pict-rs in its dummy mode: whatever it makes of a body, it stores byte for byte."""
+
+    def __init__(self, folder: Path) -> None:
+        real = pictrs.find()
+        if real is None:
+            pytest.fail("these tests need the real pict-rs: make pict-rs")
+        self.running = pictrs.Pictrs(folder, real=real, settings={"SERVER__DANGER_DUMMY_MODE": "true"})
+
+    def take(self) -> list[bytes]:
+        """The files that it has stored since the last call. They are removed, to keep each call cheap."""
+        taken = []
+        for path in self.running.stored_files():
+            try:
+                taken.append(path.read_bytes())
+            except FileNotFoundError:
+                continue  # one that it already had, gone again
+        for folder in self.running.store.iterdir() if self.running.store.exists() else ():
+            shutil.rmtree(folder, ignore_errors=True)
+        return taken
+
+
+class Rig:
+    """Sends cases to a port and says what was stored, and what of it unseen."""
+
+    def __init__(
+        self, store: Store, seen: set[bytes], port: int, *, settle: Callable[[], None] = lambda: None
+    ) -> None:
+        """
+        Args:
+            seen: SHA-256 of everything that was looked at; grows by itself.
+            port: where cases are sent to.
+            settle: waits until what is behind the port has done with requests that got no answer.
+        """
+        self.store, self.seen, self.port = store, seen, port
+        self._settle = settle
+        self._served: dict[str, bytes] = {}
+        self._origin = Fake(self._serve)
+        self._sent = 0
+
+    def attack(self, case: Case) -> Outcome:
+        """Sends one case, with pictures that nobody has sent before."""
+        self._sent += 1
+        own = [tiny(f"{self._sent}-{number} {case.name}") for number in range(1, 6)]
+        path = f"/{self._sent}.png"
+        self._served[path] = own[4]
+        url = self._origin.url.replace("://", "%3A//") + path
+        sent = fill(case.request, own, key=self.store.running.api_key, url=url)
+        return self.send(sent, answers=1 + len(case.then), ends=case.ends)
+
+    def send(self, sent: bytes, *, answers: int = 1, ends: bool = False) -> Outcome:
+        """Sends bytes as they are."""
+        statuses = exchange(self.port, sent, answers=answers, ends=ends)
+        if len(statuses) < answers:
+            self._settle()
+        stored = self.store.take()
+        unseen = [content for content in stored if hashlib.sha256(content).digest() not in self.seen]
+        return Outcome(statuses, stored, unseen)
+
+    def close(self) -> None:
+        """Ends what it has started itself."""
+        self._origin.close()
+
+    def _serve(self, asked: Asked) -> Reply:
+        content = self._served.get(asked.target)
+        return Reply(200, content, {"Content-Type": "image/png"}) if content else Reply(404)
+
+
+def gate_between(folder: Path, store: Store, looker: Looker) -> Gate:
+    """A gate as the documentation configures it."""
+    return Gate(
+        folder,
+        pictrs_url=store.running.url,
+        api_key=store.running.api_key,
+        classifier_url=looker.server.url,
+    )
+
+
+def wait_until_idle(gate: Gate, within_s: float = 20.0) -> None:
+    """Waits until no upload is in progress in the gate any more."""
+    end = time.monotonic() + within_s
+    while b"\npictrs_gate_uploads_in_progress 0.0\n" not in get(gate.internal_url, "/metrics").body:
+        assert time.monotonic() < end, "an upload never ends"
+        time.sleep(0.05)
+
+
+def nginx(folder: Path, gate: Gate, store: Store) -> tuple[Program, int]:
+    """The example site of `nginx/` in front of gate and pict-rs: the program, and its port."""
+    binary = shutil.which("nginx") or "/usr/sbin/nginx"
+    if not Path(binary).exists():
+        pytest.fail("nginx is not installed: apt-get install nginx-light")
+    port = free_port()
+    site = SITE.read_text()
+    for address, real in (("8081", store.running.port), ("8080", gate.port), ("8536", port)):
+        assert f"127.0.0.1:{address}" in site
+        site = site.replace(f"127.0.0.1:{address}", f"127.0.0.1:{real}")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "site.conf").write_text(site)
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/pid; error_log stderr info;\n"
+        f"events {{}}\nhttp {{\n{temporary}access_log off;\ninclude site.conf;\n}}\n"
+    )
+    running = Program([binary, "-c", folder / "nginx.conf", "-p", folder], folder / "log")
+    running.wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"))
+    return running, port
