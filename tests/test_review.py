@@ -227,3 +227,19 @@ def test_the_terminal_obeys_nothing_that_an_uploader_has_written() -> None:
     for_programs = io.StringIO()
     print_list(Console(file=for_programs), [case], as_json=True)
     assert json.loads(for_programs.getvalue())[0]["alias"] == evil
+
+
+def test_no_number_is_torn_apart_where_the_terminal_is_narrow() -> None:
+    case = Case(
+        id="20260101-000000-00000000",
+        state=CaseState.CONFIRMED,
+        created_at=datetime.now(UTC) - timedelta(minutes=50),
+        reason="rule: sexual content with an apparent minor",
+        file="case-1.age",
+        content_type="image/jpeg",
+        signals={"sexual": 0.9, "minor": 0.8},
+    )
+    into = io.StringIO()
+    print_list(Console(file=into, width=80), [case], as_json=False)
+    for word in (case.id, "confirmed", "50 min", "sexual=0.90", "minor=0.80"):
+        assert word in into.getvalue()

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from proxy.database import BackfillHit, BackfillRun
 from proxy.database.models import BackfillUnreadable
-from proxy.review.terminal import harmless
+from proxy.review.terminal import harmless, signals_cell
 
 # What a table shows; the JSON has everything.
 _HITS, _UNREADABLE, _ALIASES = 1000, 20, 10
@@ -72,9 +72,8 @@ def print_report(
     if hit_count:
         table = _table("aliases", "verdict", "signals", "why")
         for hit in islice(hits, _HITS):
-            signals = " ".join(f"{name}={value:.2f}" for name, value in sorted(hit.signals.items()))
             table.add_row(
-                _aliases(hit.aliases), Text(hit.verdict), Text(harmless(signals)), Text(harmless(hit.reason))
+                _aliases(hit.aliases), hit.verdict, signals_cell(hit.signals), Text(harmless(hit.reason))
             )
         console.print(table)
         _say_how_many_more(console, hit_count - _HITS)
@@ -90,7 +89,7 @@ def print_report(
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("verdict", "signals"))
     return table
 
 

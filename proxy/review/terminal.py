@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,11 @@ def harmless(text: str) -> str:
     Aliases, arguments and content types come from uploaders, who must not get to repaint a reviewer's screen.
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def signals_cell(signals: Mapping[str, float]) -> Text:
+    """One a line, so that a number is never torn apart in a narrow terminal."""
+    return Text("\n".join(f"{harmless(name)}={value:.2f}" for name, value in sorted(signals.items())))
 
 
 def facts_of(case: Case) -> dict[str, Any]:
@@ -52,11 +57,14 @@ def print_list(console: Console, cases: Sequence[Case], *, as_json: bool) -> Non
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("case", "state", "age", "type", "signals", "why"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("case", "state", "age"))
+        table.add_column(column, overflow="fold", no_wrap=column not in ("type", "why"))
     for case in cases:
-        signals = _signals(case) if case.signals else "not seen"
         age, kind = _age(case.created_at), case.content_type or "?"
-        table.add_row(*map(_cell, (case.id, case.state.value, age, kind, signals, case.reason)))
+        table.add_row(
+            *map(_cell, (case.id, case.state.value, age, kind)),
+            signals_cell(case.signals) if case.signals else "not seen",
+            _cell(case.reason),
+        )
     console.print(table)
 
 
@@ -93,10 +101,6 @@ def print_case(console: Console, case: Case, *, as_json: bool) -> None:
 def _cell(value: str) -> Text:
     """As it is: rich would take [brackets] in a string for its own markup."""
     return Text(harmless(value))
-
-
-def _signals(case: Case) -> str:
-    return " ".join(f"{name}={value:.2f}" for name, value in sorted((case.signals or {}).items()))
 
 
 def _in_words(value: float) -> str:
