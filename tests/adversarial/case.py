@@ -8,6 +8,7 @@ The templates are bytes as they go over the wire, but for these words, so that a
     <chunk>…</chunk>             a chunk of a chunked body; `<chunk 0x%x>` writes its size in another way
     <length> <length-1>          the length of what follows the first empty line, or a false one
     <end>                        what comes from here on is not counted in it
+    <name>                       a file name that no other case has: pict-rs imports each name once only
     <key>                        pict-rs's API key
     <url>                        where a server on this machine serves picture 5
 """
@@ -73,11 +74,14 @@ _CHUNK = re.compile(rb"<chunk(?: ([^>]*))?>(.*?)</chunk>", re.DOTALL)
 _LENGTH = re.compile(rb"<length([+-][0-9]+)?>")
 
 
-def fill(template: bytes, pictures: Sequence[bytes], *, key: str = "", url: str = "") -> bytes:
+def fill(
+    template: bytes, pictures: Sequence[bytes], *, name: str = "", key: str = "", url: str = ""
+) -> bytes:
     """The bytes that a template stands for.
 
     Args:
         pictures: at least as many as it names.
+        name: for `<name>`.
         key: for `<key>`.
         url: for `<url>`.
     """
@@ -92,7 +96,8 @@ def fill(template: bytes, pictures: Sequence[bytes], *, key: str = "", url: str 
         size = (found[1] or b"%x") % len(found[2])
         return size + b"\r\n" + found[2] + b"\r\n"
 
-    filled = template.replace(b"<key>", key.encode()).replace(b"<url>", url.encode())
+    words = {b"<name>": name, b"<key>": key, b"<url>": url}
+    filled = re.sub(b"|".join(words), lambda found: words[found[0]].encode(), template)
     filled = _CHUNK.sub(chunk, _PICTURE.sub(picture, filled))
     counted, _, behind = filled.partition(b"<end>")
     follows = len(counted.partition(b"\r\n\r\n")[2])

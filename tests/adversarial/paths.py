@@ -312,7 +312,9 @@ def _case(start: bytes, status: int | tuple[int, ...] | None, about: str, *lines
     line = start + b" HTTP/1.1"
     key = b"X-Api-Token: <key>"
     if any(start.lstrip().upper().startswith(method) for method in (*_WITH_BODY, b'"', b"XPOST")):
-        sent = request(line, b"Host: x", key, FORM, LENGTH, *lines, body=BODY)
+        sent = request(
+            line, b"Host: x", key, FORM, LENGTH, *lines, body=BODY.replace(b"a.png", b"<name>.png")
+        )
     else:
         sent = request(line, b"Host: x", key, *lines)
     return Case(f"{start[:60].decode('latin-1')} — {about}", sent, status)

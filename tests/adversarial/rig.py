@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -69,13 +71,15 @@ class Store:
     def take(self) -> list[bytes]:
         """The files that it has stored since the last call. They are removed, to keep each call cheap."""
         taken = []
-        for path in self.running.stored_files():
-            try:
-                taken.append(path.read_bytes())
-            except FileNotFoundError:
-                continue  # one that it already had, gone again
-        for folder in self.running.store.iterdir() if self.running.store.exists() else ():
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder, _, names in os.walk(self.running.store):  # which takes a folder that vanishes for empty
+            for name in names:
+                try:
+                    taken.append(Path(folder, name).read_bytes())
+                except FileNotFoundError:
+                    continue  # it had that one already, and has removed it
+        if taken:
+            for path in self.running.store.iterdir():
+                shutil.rmtree(path, ignore_errors=True)
         return taken
 
 
@@ -95,16 +99,17 @@ class Rig:
         self._settle = settle
         self._served: dict[str, bytes] = {}
         self._origin = Fake(self._serve)
-        self._sent = 0
+        self._name, self._sent = secrets.token_hex(4), 0
 
     def attack(self, case: Case) -> Outcome:
         """Sends one case, with pictures that nobody has sent before."""
         self._sent += 1
-        own = [tiny(f"{self._sent}-{number} {case.name}") for number in range(1, 6)]
+        own = [tiny(f"{self._name} {self._sent} {number}") for number in range(1, 6)]
         path = f"/{self._sent}.png"
         self._served[path] = own[4]
         url = self._origin.url.replace("://", "%3A//") + path
-        sent = fill(case.request, own, key=self.store.running.api_key, url=url)
+        name = f"{self._name}-{self._sent}"
+        sent = fill(case.request, own, name=name, key=self.store.running.api_key, url=url)
         return self.send(sent, answers=1 + len(case.then), ends=case.ends)
 
     def send(self, sent: bytes, *, answers: int = 1, ends: bool = False) -> Outcome:
