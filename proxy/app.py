@@ -22,6 +22,7 @@ from proxy.config import Config
 from proxy.database import Database, cases
 from proxy.faults import FaultPoint
 from proxy.intake.uploads import UploadLimits
+from proxy.internal.listener import InternalListener
 from proxy.internal.server import Internal
 from proxy.known_hashes import KnownHashes
 from proxy.listener import Listener
@@ -117,12 +118,13 @@ async def serve(config: Config) -> None:
                 return False
             return True
 
-        listeners = [
-            Listener("internal", config.internal.listen, Internal(made.metrics, is_ready), shutdown_s=5.0),
+        internal = Internal(made.metrics, is_ready)
+        listeners: list[Listener | InternalListener] = [
+            InternalListener("internal", config.internal.listen, internal, shutdown_s=5.0),
             # Every upload has ended by then, one way or the other.
             Listener("server", config.server.listen, gateway, shutdown_s=config.server.upload_s + 2),
         ]
-        started: list[Listener] = []
+        started: list[Listener | InternalListener] = []
         adopting = asyncio.create_task(_adopt(made))
         try:
             for listener in listeners:

@@ -1,1 +1,1 @@
-"""The `internal` listener: for Prometheus and health checks; pict-rs and workers come later."""
+"""The `internal` listener: pict-rs's validation, workers that poll, metrics and health."""
