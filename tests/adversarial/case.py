@@ -88,6 +88,8 @@ def fill(
 
     def picture(found: re.Match[bytes]) -> bytes:
         content, form = pictures[int(found[1]) - 1], found[2]
+        if form not in (None, b"length", *_ENCODINGS):
+            return found[0]  # a mutation of one
         if form == b"length":
             return b"%d" % (len(content) + int(found[3] or 0))
         return _ENCODINGS[form](content) if form else content
