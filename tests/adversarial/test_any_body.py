@@ -1,7 +1,7 @@
 """Any body whatsoever: nothing is stored, or every stored file was looked at, byte for byte.
 
-`GATE_FUZZ_EXAMPLES=20000 .venv/bin/pytest tests/adversarial/test_any_body.py --timeout 0` goes deeper: so many
-bodies straight to the gate, and a third of them through nginx; some 50 a second.
+`GATE_FUZZ_EXAMPLES=20000 .venv/bin/pytest tests/adversarial/test_any_body.py --timeout 0` goes deeper: so
+many bodies straight to the gate, and a third of them through nginx; some 50 a second.
 """
 
 from __future__ import annotations
