@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -284,7 +285,9 @@ async def test_a_file_that_one_worker_does_not_answer_about_goes_to_another() ->
             await asyncio.sleep(0.01)
         assert (second.name, second.content) == (first.name, PNG)
         assert channel.take_answer(first.name, is_csam=True, is_nsfw=True)  # whichever comes first
-        assert isinstance(await look, Seen)
+        assert not channel.take_answer(first.name, is_csam=False, is_nsfw=False)
+        seen = await look
+    assert isinstance(seen, Seen) and seen.signals["is_csam"] == 1.0
 
 
 async def test_a_file_that_nobody_waits_for_any_more_is_not_handed_out() -> None:
@@ -299,6 +302,15 @@ async def test_a_file_that_nobody_waits_for_any_more_is_not_handed_out() -> None
     given_up = await waiting(channel)
     await dropped(given_up)
     assert channel.hand_out() is None
+
+
+async def test_a_file_whose_time_is_up_is_not_handed_out_though_its_look_has_not_ended_yet() -> None:
+    channel = PopChannel(KEY)
+    await hear_from_a_worker(channel)
+    look = await waiting(channel, within_s=0.05)
+    time.sleep(0.1)  # a busy loop: the look cannot notice
+    assert not look.done() and channel.hand_out() is None
+    await dropped(look)
 
 
 async def test_live_files_go_first_and_the_oldest_of_them() -> None:
