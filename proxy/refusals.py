@@ -7,6 +7,7 @@ need not care which of the two it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from proxy.errors import Refusal
 
@@ -88,3 +89,33 @@ def unknown_extension(extension: str) -> Refusal:
 def malformed(msg: str) -> Refusal:
     """A body that is no upload; both versions use the words of the same form parser."""
     return Refusal(400, "file-upload-error", msg)
+
+
+# A picture that the gate fetches itself (`/image/download`). pict-rs 0.6 has the code `invalid-query` for an
+# address that is none and `unknown-error` for `http-client-error`; a refusal carries one code, that of 0.5.
+SCHEME_NOT_ALLOWED = _both("http-client-error", 500, "URL scheme is not allowed")
+ADDRESS_LOCAL = _both("download-file-error", 400, "Proxy url resolves to local address")
+PORT_NOT_ALLOWED = _both("download-file-error", 400, "Pictures are not fetched from this port")
+TOO_MANY_REDIRECTS = _both("download-file-error", 400, "The picture's address redirects too often")
+DOWNLOAD_ENCODED = _both("download-file-error", 400, "The picture's server sent it in an encoded form")
+SERVER_UNREACHABLE = _both("http-client-error", 500, "The picture's server cannot be reached")
+DOWNLOAD_CUT_OFF = _both("http-client-error", 500, "The picture's server broke off its answer")
+DOWNLOAD_TOO_SLOW = _both("download-file-error", 504, "The picture did not arrive in time")
+
+
+def not_a_url(why: str) -> Refusal:
+    """An address that cannot be fetched from. `why` is a fixed phrase, pict-rs's where it has one."""
+    return _both("download-file-error", 400, why)()
+
+
+def bad_response(status: int) -> Refusal:
+    """The picture's server answered with `status`; in our words for it, never in the server's."""
+    try:
+        named = f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        named = f"{status} <unknown status code>"
+    return Wording(
+        "download-file-error",
+        *(500, f"Unable to download image, bad response {named}"),
+        *(500, f"Invalid status: {named}"),
+    )()
