@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.adversarial.rig import Looker, Rig, Store, gate_between, wait_until_idle
+from tests.adversarial.rig import Looker, Rig, Store, gate_between, nginx, wait_until_idle
 from tests.gate import Gate
 
 
@@ -42,3 +42,16 @@ def rig(store: Store, looker: Looker, attacked_gate: Gate) -> Iterator[Rig]:
     made = Rig(store, looker.seen, attacked_gate.port, settle=settle)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def behind_nginx(
+    tmp_path_factory: pytest.TempPathFactory, store: Store, looker: Looker, attacked_gate: Gate
+) -> Iterator[Rig]:
+    """Sends through the example site of nginx, which passes on to that gate, and plain reads to pict-rs."""
+    program, port = nginx(tmp_path_factory.mktemp("nginx"), attacked_gate, store)
+    settle = functools.partial(wait_until_idle, attacked_gate)
+    made = Rig(store, looker.seen, port, settle=settle)
+    yield made
+    made.close()
+    program.stop()

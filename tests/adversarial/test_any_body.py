@@ -7,15 +7,13 @@ many bodies straight to the gate, and a third of them through nginx; some 50 a s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from tests.adversarial.case import NAMED, fill, part, request, tiny
-from tests.adversarial.rig import Looker, Rig, Store, nginx, wait_until_idle
+from tests.adversarial.rig import Rig, wait_until_idle
 from tests.gate import Gate
 
 EXAMPLES = int(os.environ.get("GATE_FUZZ_EXAMPLES", "150"))
@@ -222,19 +220,6 @@ def test_any_body_through_the_gate(rig: Rig, attacked_gate: Gate) -> None:
     _attack(rig, EXAMPLES)
     wait_until_idle(attacked_gate)
     assert rig.send(b"", ends=True).unseen == []
-
-
-@pytest.fixture(scope="module")
-def behind_nginx(
-    tmp_path_factory: pytest.TempPathFactory, store: Store, looker: Looker, attacked_gate: Gate
-) -> Iterator[Rig]:
-    """Sends through the example site of nginx."""
-    folder: Path = tmp_path_factory.mktemp("nginx")
-    program, port = nginx(folder, attacked_gate, store)
-    rig = Rig(store, looker.seen, port)
-    yield rig
-    rig.close()
-    program.stop()
 
 
 def test_any_body_through_nginx_and_the_gate(behind_nginx: Rig, attacked_gate: Gate) -> None:
