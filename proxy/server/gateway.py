@@ -6,16 +6,20 @@ import asyncio
 import hmac
 import logging
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from proxy import refusals
 from proxy.errors import PictrsError, Refusal
-from proxy.intake.target import Target, read_target
+from proxy.intake.target import Target, read_target, write_target
 from proxy.metrics import Metrics
-from proxy.pictrs import Pictrs
-from proxy.routes import Match, Treatment, find
+from proxy.pictrs import Entrance, Pictrs
+from proxy.routes import Match, Treatment, find, known_pairs, segments_of
 from proxy.server import answers
+from proxy.server.claims import Claims
+from proxy.server.fetches import Fetches
+from proxy.server.passing import Passing
 from proxy.server.reads import Reads
+from proxy.server.removals import Removals
 from proxy.server.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -25,16 +29,28 @@ class Gateway:
     """Answers every request that reaches the `server` listener."""
 
     def __init__(
-        self, uploads: Uploads, reads: Reads, pictrs: Pictrs, api_key: str | None, metrics: Metrics
+        self,
+        *,
+        uploads: Uploads,
+        fetches: Fetches,
+        claims: Claims,
+        reads: Reads,
+        removals: Removals,
+        passing: Passing,
+        pictrs: Pictrs,
+        api_key: str | None,
+        metrics: Metrics,
     ) -> None:
-        self._uploads, self._reads, self._pictrs = uploads, reads, pictrs
-        self._api_key, self._metrics = api_key, metrics
+        self._uploads, self._fetches, self._claims = uploads, fetches, claims
+        self._reads, self._removals, self._passing = reads, removals, passing
+        self._pictrs, self._api_key, self._metrics = pictrs, api_key, metrics
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers one request. Nothing that goes wrong here is told in more than its kind."""
         started = asyncio.get_running_loop().time()
         name = "none"
         try:
+            _check_framing(request)
             target = read_target(request.raw_path)
             matched = find(target)
             if matched is not None:
@@ -74,19 +90,43 @@ class Gateway:
             if route.wrong_method == 404:
                 return web.Response(status=404)
             return web.Response(status=405, headers={"Allow": ", ".join(sorted(route.methods))})
-        if route.fetches and target.only("proxy") is not None:
-            raise Refusal(403, "not-gated", "The gate does not proxy pictures of other sites yet")
+        query = known_pairs(route, target.query)
         match route.treatment:
-            case Treatment.REFUSE:
-                raise Refusal(403, "not-gated", f"The gate does not take pictures by /{route.path} yet")
-            case Treatment.LOOK:
-                return await self._uploads.answer(request, target.query)
+            case Treatment.UPLOAD:
+                entrance = Entrance(target.segments)
+                if entrance is Entrance.IMPORT and not self._has_key(request):
+                    raise refusals.NO_API_KEY()
+                return await self._uploads.answer(request, entrance, target.query)
+            case Treatment.DOWNLOAD:
+                return await self._fetches.downloaded(request, query)
+            case Treatment.CLAIM:
+                return await self._claims.answer(request, matched, query)
+            case Treatment.READ:
+                return await self._reads.answer(request, matched, query)
+            case Treatment.REMOVE:
+                return await self._removals.answer(request, matched, query, has_key=self._has_key(request))
             case Treatment.PASS:
-                return await self._reads.answer(request, matched, target)
+                written = write_target(segments_of(matched), query)
+                return await self._passing.pass_on(request, written, with_body=route.takes_body)
 
     def _has_key(self, request: web.BaseRequest) -> bool:
         given = request.headers.get("X-Api-Token", "").encode("utf-8", "surrogateescape")
         return self._api_key is not None and hmac.compare_digest(given, self._api_key.encode())
+
+
+def _check_framing(request: web.BaseRequest) -> None:
+    """What aiohttp's parser takes and others might take otherwise.
+
+    Raises:
+        Refusal: 400.
+    """
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise Refusal(400, "invalid-request", "HTTP/1.1 is spoken here")
+    transfer = [value.strip().lower() for value in request.headers.getall("Transfer-Encoding", [])]
+    if transfer not in ([], ["chunked"]) or (transfer and "Content-Length" in request.headers):
+        raise Refusal(400, "invalid-request", "the request's length cannot be read in one way only")
+    if any(value.lower() != "identity" for value in request.headers.getall("Content-Encoding", [])):
+        raise Refusal(400, "invalid-request", "the request's content is encoded")
 
 
 def _where(error: BaseException) -> str:
