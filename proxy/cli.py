@@ -94,19 +94,19 @@ async def _review_show(options: argparse.Namespace) -> None:
 async def _review_release(options: argparse.Namespace) -> None:
     config = load(options.config)
     async with app.parts(config) as made:
-        decider = Decider(made.database, made.quarantine, made.known, made.pictrs, made.fault)
+        decider = Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault)
         case = await decider.release(
             options.case, identity_file=_needed_identity(options, config), reviewer=options.reviewer
         )
-    print(
-        f"{case.id}: released; {f'{case.alias} shows the picture' if case.alias else 'no alias was promised'}"
-    )
+    shown = [promise.alias for promise in case.promises if promise.removed_at is None]
+    where = f"{', '.join(shown)} shows the picture" if shown else "no alias stands for it"
+    print(f"{case.id}: released; {where}")
 
 
 async def _review_confirm(options: argparse.Namespace) -> None:
     config = load(options.config)
     async with app.parts(config) as made:
-        decider = Decider(made.database, made.quarantine, made.known, made.pictrs, made.fault)
+        decider = Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault)
         case = await decider.confirm(
             options.case, identity_file=_identity(options, config), reviewer=options.reviewer
         )

@@ -19,6 +19,10 @@ class CaseError(GateError):
     """A case cannot do what was asked of it (wrong state, no key, gone)."""
 
 
+class AliasTaken(GateError):
+    """An alias was asked for that stands for another picture already."""
+
+
 class SealingError(GateError):
     """A case could not be sealed or opened, or its file could not be made durable."""
 

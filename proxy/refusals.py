@@ -74,6 +74,16 @@ KIND_DISALLOWED = Wording(
     *(400, "Media type isn't allowed for this upload"),
 )
 
+ALIAS_TAKEN = Wording(
+    "duplicate-alias",
+    *(400, "Tried to save an image with an already-taken name"),
+    *(500, "Alias already exists"),
+)
+DELETE_TOKEN_WRONG = Wording(
+    "invalid-delete-token",
+    *(403, "Provided token did not match expected token"),
+    *(403, "Invalid delete token"),
+)
 NO_API_KEY = Wording("invalid-api-token", 401, "Invalid API Key", 401, "Invalid API Token")
 
 

@@ -54,7 +54,9 @@ class Classifier:
         self.program.stop()
 
 
-def scripted(folder: Path, hits: Mapping[bytes, Mapping[str, float]]) -> Path:
+def scripted(
+    folder: Path, hits: Mapping[bytes, Mapping[str, float]], otherwise: Mapping[str, float] | None = None
+) -> Path:
     """The recipe of an ensemble that gives each content in `hits` its signals, all others next to none."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [
@@ -63,7 +65,8 @@ def scripted(folder: Path, hits: Mapping[bytes, Mapping[str, float]]) -> Path:
     recipe = folder / "scripted.toml"
     recipe.write_text(
         'name = "scripted"\nabout = "for tests"\n[[heads]]\nkind = "scripted"\n'
-        "otherwise = { sexual = 0.01, minor = 0.02 }\n[heads.files]\n" + "\n".join(files)
+        f"otherwise = {_value(otherwise or {'sexual': 0.01, 'minor': 0.02})}\n[heads.files]\n"
+        + "\n".join(files)
     )
     return recipe
 
@@ -82,6 +85,8 @@ class Gate:
         policy: Mapping[str, Any] | None = None,
         pictrs: Mapping[str, Any] | None = None,
         server: Mapping[str, Any] | None = None,
+        internal: Mapping[str, Any] | None = None,
+        fetching: Mapping[str, Any] | None = None,
         token: str = TOKEN,
         env: Mapping[str, str] | None = None,
         start: bool = True,
@@ -97,7 +102,8 @@ class Gate:
         (folder / "classifier-token").write_text(token)
         sections: dict[str, Mapping[str, Any]] = {
             "server": {"listen": f"127.0.0.1:{self.port}", **(server or {})},
-            "internal": {"listen": f"127.0.0.1:{self.internal_port}"},
+            "internal": {"listen": f"127.0.0.1:{self.internal_port}", **(internal or {})},
+            "fetching": fetching or {},
             "pictrs": {
                 "url": pictrs_url,
                 "max_file_count": 4,
@@ -152,7 +158,9 @@ class Gate:
 
         async def run() -> None:
             async with app.parts(load(self.config)) as made:
-                decider = Decider(made.database, made.quarantine, made.known, made.pictrs, made.fault)
+                decider = Decider(
+                    made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault
+                )
                 await getattr(decider, decision)(case_id, identity_file=self.key, reviewer="test")
 
         case_id = case_id or self.cases()[0]["id"]

@@ -18,9 +18,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import delete, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from proxy.database import Case, CaseState, Database, LedgerEntry, cases, engine, ledger
+from proxy.database import Case, CaseState, Database, LedgerEntry, Promise, cases, engine, ledger
 from proxy.database.models import Base
-from proxy.errors import CaseError, ConfigError
+from proxy.errors import AliasTaken, CaseError, ConfigError
 
 
 @pytest.fixture
@@ -28,6 +28,17 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened = Database(f"sqlite:///{tmp_path}/gate.db")
     yield opened
     opened.close()
+
+
+def promise(number: int = 1, **changes: object) -> Promise:
+    facts: dict[str, object] = {
+        "alias": f"{number}.png",
+        "alias_key": f"key-{number}".encode(),
+        "delete_token": "t",
+        "details": {},
+        "arguments": [],
+    }
+    return Promise(**{**facts, **changes})
 
 
 def case(number: int = 1, **changes: object) -> Case:
@@ -38,7 +49,6 @@ def case(number: int = 1, **changes: object) -> Case:
         "reason": "test",
         "file": f"case-{number}.age",
         "sha256": f"{number:064x}",
-        "alias_key": f"key-{number}".encode(),
     }
     return Case(**{**facts, **changes})
 
@@ -111,7 +121,7 @@ def test_no_error_of_the_database_shows_what_was_to_be_written(database: Databas
     with pytest.raises(SQLAlchemyError) as error:
         cases.add(database, case(reason="hush"), facts={})
     assert "hush" not in str(error.value)
-    assert engine.in_words(error.value) == "UNIQUE constraint failed: cases.alias_key"
+    assert engine.in_words(error.value) == "UNIQUE constraint failed: cases.id"
 
 
 def test_the_database_and_what_sqlite_writes_beside_it_are_private(
@@ -150,9 +160,9 @@ def test_a_database_of_somebody_else_s_is_used_with_a_warning(
 
 
 def test_a_case_and_its_ledger_entry_come_together_or_not_at_all(database: Database) -> None:
-    cases.add(database, case(), facts={"sha256": "1"})
-    with pytest.raises(Exception, match="UNIQUE"):
-        cases.add(database, case(2, alias_key=b"key-1"), facts={})
+    cases.add(database, case(promises=[promise()]), facts={"sha256": "1"})
+    with pytest.raises(AliasTaken):
+        cases.add(database, case(2, promises=[promise()]), facts={})
     assert [entry.case_id for entry in ledger.entries(database)] == ["case-1"]
     assert len(cases.listed(database)) == 1
 
@@ -190,28 +200,42 @@ def test_a_release_that_has_begun_is_not_confirmed_until_it_must_have_ended(data
         )
     cases.confirmed(database, "case-1", reviewer="bob", sha256=sha256, before=datetime.now(UTC))
     with pytest.raises(CaseError, match="is confirmed by bob"):
-        cases.released(database, "case-1", reviewer="ann", stored_token=None)
+        cases.released(database, "case-1", reviewer="ann", stored_as=[])
 
 
 def test_a_release_may_be_begun_and_ended_twice(database: Database) -> None:
     sha256 = f"{1:064x}"
-    cases.add(database, case(), facts={})
+    cases.add(database, case(promises=[promise()]), facts={})
     for _ in range(2):
         cases.releasing(database, "case-1", reviewer="ann", sha256=sha256)
-    cases.released(database, "case-1", reviewer="ann", stored_token="token")
-    again = cases.released(database, "case-1", reviewer="ann", stored_token=None)
-    assert (again.state, again.stored_token) == (CaseState.RELEASED, "token")
+    (one,) = cases.to_store(database, "case-1")
+    for token in ("token", None):
+        cases.stored(database, one, token=token)
+        cases.released(database, "case-1", reviewer="ann", stored_as=["f" * 64])
+    kept = cases.promise_of(database, b"key-1")
+    assert kept is not None and (kept.case.state, kept.stored_token) == (CaseState.RELEASED, "token")
+    for known in (cases.known(database, sha256), cases.known(database, "f" * 64)):
+        assert known is not None and known.verdict == "allow"
 
 
-def test_a_promised_alias_is_found_by_its_key_until_the_release(database: Database) -> None:
-    cases.add(database, case(), facts={})
-    found = cases.promised(database, b"key-1")
-    assert found is not None and found.id == "case-1"
-    assert cases.promised(database, b"key-2") is None
-    cases.releasing(database, "case-1", reviewer="ann", sha256=f"{1:064x}")
-    assert cases.promised(database, b"key-1") is not None
-    cases.released(database, "case-1", reviewer="ann", stored_token=None)
-    assert cases.promised(database, b"key-1") is None
+def test_a_release_has_not_ended_while_an_alias_is_not_stored(database: Database) -> None:
+    cases.add(database, case(promises=[promise()]), facts={})
+    case_ = cases.releasing(database, "case-1", reviewer="ann", sha256=f"{1:064x}")
+    cases.stored(database, case_.promises[0], token="t")
+    assert cases.promise_more(database, promise(2, case_id="case-1"))
+    assert cases.released(database, "case-1", reviewer="ann", stored_as=[]) is None
+    (further,) = cases.to_store(database, "case-1")
+    assert further.alias_key == b"key-2"
+    cases.remove(database, [further], act="alias deleted")  # nobody wants it any more
+    assert cases.released(database, "case-1", reviewer="ann", stored_as=[]) is not None
+    assert not cases.promise_more(database, promise(3, case_id="case-1"))
+
+
+def test_an_upload_id_is_claimed_once(database: Database) -> None:
+    cases.add(database, case(promises=[promise(upload_id="u")]), facts={})
+    first = cases.claim(database, "u")
+    assert first is not None and first.alias == "1.png"
+    assert cases.claim(database, "u") is None
 
 
 def test_the_ledger_is_a_chain(database: Database) -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 from rich.console import Console
 
 from proxy.cases.sealing import write_new_identity
-from proxy.database import Case, CaseState
+from proxy.database import Case, CaseState, Promise
 from proxy.review.terminal import print_case, print_list
 from tests import pictures
 from tests.client import get
@@ -74,7 +74,7 @@ def test_what_pict_rs_refuses_at_a_release_is_shown_and_the_case_stays(
     case, alias = held(gate, hit)
     gate.stop()
     with gate.database() as database, database.writing() as session:
-        session.get_one(Case, case).arguments = [["max_width", "10"]]
+        session.get_one(Case, case).promises[0].arguments = [["max_width", "10"]]
     refused = gate.review("release", case, check=False)
     assert refused.returncode == 1 and "validate-width" in refused.stderr
     assert gate.cases()[0]["state"] == "pending"
@@ -155,7 +155,9 @@ def test_a_case_file_that_was_altered_is_not_released(gate: Gate, hits: list[byt
     assert refused.returncode == 1 and "not those that were uploaded" in refused.stderr
     (folder / f"{case}.age").rename(folder / f"{other}.age")
     with gate.database() as database, database.writing() as session:
-        session.delete(session.get_one(Case, case))  # its file is gone for good
+        gone = session.get_one(Case, case)  # its file is gone for good
+        session.delete(gone.promises[0])
+        session.delete(gone)
 
 
 def test_a_deferred_case_can_be_released_by_a_human(new_gate: NewGate) -> None:
@@ -209,8 +211,7 @@ def test_the_terminal_obeys_nothing_that_an_uploader_has_written() -> None:
         reason=evil,
         file="case-1.age",
         content_type=evil,
-        alias=evil,
-        arguments=[[evil, evil]],
+        promises=[Promise(alias=evil, arguments=[[evil, evil]])],
         signals={evil: 0.5},
     )
 

@@ -13,16 +13,20 @@ from pathlib import Path
 
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Opened, open_sealed, read_identities
-from proxy.database import Case, CaseState, Database, cases
+from proxy.channels.lookout import Lookout
+from proxy.channels.looks import File, Priority, Seen
+from proxy.database import Case, CaseState, Database, Promise, cases
 from proxy.errors import CaseError, PictrsError
 from proxy.faults import FaultPoint
 from proxy.intake.multipart import OutgoingFile
 from proxy.known_hashes import KnownHashes
+from proxy.media import recognise
 from proxy.pictrs import Pictrs
 from proxy.policy import Verdict
 
 # After this, whoever began a release is gone: pict-rs is given `pictrs.timeout_s` for it, 30 s by default.
-_RELEASE_S = 120.0
+RELEASE_S = 120.0
+_LOOK_S = 10.0
 
 
 class Decider:
@@ -33,14 +37,15 @@ class Decider:
         database: Database,
         quarantine: Quarantine,
         known: KnownHashes,
+        lookout: Lookout,
         pictrs: Pictrs,
         fault: FaultPoint,
     ) -> None:
         self._database, self._quarantine, self._known = database, quarantine, known
-        self._pictrs, self._fault = pictrs, fault
+        self._lookout, self._pictrs, self._fault = lookout, pictrs, fault
 
     async def release(self, case_id: str, *, identity_file: Path, reviewer: str) -> Case:
-        """Harmless: stores the picture under the promised alias, and lets the same bytes pass from now on.
+        """Harmless: stores the picture under every promised alias, and lets the same bytes pass from now on.
 
         May be repeated after a crash or a failure: what is stored already is not an error.
 
@@ -57,14 +62,13 @@ class Decider:
         decision = await self._known.find(sha256)
         if decision is not None and decision.verdict is Verdict.BLOCK:
             raise CaseError(f"{case_id}: the same file is {decision.reason}, so it cannot be released")
+        if case.pdq is None:
+            await self._look(case, opened, sha256)
         case = await self._database.run(cases.releasing, case_id, reviewer=reviewer, sha256=sha256)
-        token = await self._import(case, opened, reviewer) if case.alias is not None else None
-        self._fault("imported")
         try:
-            return await self._database.run(cases.released, case_id, reviewer=reviewer, stored_token=token)
-        except CaseError:
-            if case.alias is not None:  # a confirmation has overtaken it
-                await self._pictrs.delete(case.alias)
+            return await self._store(case, opened, reviewer)
+        except CaseError:  # a confirmation has overtaken it
+            await self._take_back(case_id)
             raise
 
     async def confirm(self, case_id: str, *, identity_file: Path | None, reviewer: str) -> Case:
@@ -86,10 +90,10 @@ class Decider:
                     f"{case_id}: its hash is in the sealed file only; name the key with --identity"
                 )
             sha256 = str((await self._open(case, identity_file)).facts["sha256"])
-        before = datetime.now(UTC) - timedelta(seconds=_RELEASE_S)
+        before = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
         cases.check_no_release_since(case, before)
-        if case.state is CaseState.RELEASING and case.alias is not None:
-            await self._pictrs.delete(case.alias)  # first: whoever reads past the gate would see it
+        if case.state is CaseState.RELEASING:
+            await self._take_back(case_id)  # first: whoever reads past the gate would see it
         return await self._database.run(
             cases.confirmed, case_id, reviewer=reviewer, sha256=sha256, before=before
         )
@@ -104,16 +108,39 @@ class Decider:
 
         return await asyncio.to_thread(work)
 
-    async def _import(self, case: Case, opened: Opened, reviewer: str) -> str | None:
+    async def _look(self, case: Case, opened: Opened, sha256: str) -> None:
+        """Learns the perceptual hash, by which pict-rs's validation hook recognises the release."""
+        media = recognise(opened.original)
+        if media is None:
+            return
+        file = File(opened.original, media, sha256)
+        look = await self._lookout.look(file, priority=Priority.LIVE, within_s=_LOOK_S)
+        if isinstance(look, Seen):
+            await self._database.run(cases.seen_since, case.id, pdq=look.pdq, pdq_quality=look.pdq_quality)
+
+    async def _store(self, case: Case, opened: Opened, reviewer: str) -> Case:
+        """Imports the original under every alias until there is none left, and ends the release."""
+        while True:
+            for promise in await self._database.run(cases.to_store, case.id):
+                token = await self._import(case, promise, opened, reviewer)
+                self._fault("imported")
+                await self._database.run(cases.stored, promise, token=token)
+            case = await self._database.run(cases.get, case.id)
+            found = [await self._pictrs.stored_sha256(one.alias) for one in case.promises if one.stored_at]
+            released = await self._database.run(
+                cases.released, case.id, reviewer=reviewer, stored_as={one for one in found if one}
+            )
+            if released is not None:
+                return released
+
+    async def _import(self, case: Case, promise: Promise, opened: Opened, reviewer: str) -> str | None:
         """Stores the original; returns pict-rs's delete token, or None where it was stored before."""
-        assert case.alias is not None
-        file = OutgoingFile(case.alias, case.content_type or "application/octet-stream", opened.original)
-        query = [(key, value) for key, value in case.arguments or []]
+        file = OutgoingFile(promise.alias, case.content_type or "application/octet-stream", opened.original)
         try:
-            entry = await self._pictrs.import_file(file, query)
+            entry = await self._pictrs.import_file(file, [(key, value) for key, value in promise.arguments])
         except PictrsError as error:
-            # The alias is a random UUID of the gate's: whoever has it stored got it from an earlier release.
-            if error.code == "duplicate-alias" and await self._pictrs.has(case.alias):
+            # The alias is the gate's to give: whoever has it stored got it from an earlier release.
+            if error.code == "duplicate-alias" and await self._pictrs.has(promise.alias):
                 return None
             if error.code is not None:
                 await self._database.run(
@@ -123,3 +150,8 @@ class Decider:
             raise PictrsError(f"{case.id}: {error}; the release has not ended, so repeat it") from None
         token = entry.get("delete_token")
         return token if isinstance(token, str) else None
+
+    async def _take_back(self, case_id: str) -> None:
+        case = await self._database.run(cases.get, case_id)
+        for promise in case.promises:
+            await self._pictrs.delete(promise.alias)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,24 +19,47 @@ from proxy.aliases import alias_key, make_alias, make_delete_token
 from proxy.cases import placeholder
 from proxy.cases.quarantine import Quarantine
 from proxy.channels.looks import Look, Seen
-from proxy.database import Case, CaseState, Database, cases
+from proxy.database import Case, CaseState, Database, Promise, cases
 from proxy.errors import SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.uploads import Upload
-from proxy.media import Size
+from proxy.media import Format, Size
 from proxy.policy import Decision, Verdict
 
 # Sorts by time, can be read aloud, and is no secret.
 _CASE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
+Query = Sequence[tuple[str, str]]
+
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What an uploader is told in pict-rs's stead: an alias, a delete token, details."""
+class Origin:
+    """Where an upload came from.
 
-    alias: str
-    delete_token: str
-    details: dict[str, Any]
+    Attributes:
+        route: method and path, for the facts.
+        arguments: its query, for the release.
+        uploader: what is known of who sent it; see `proxy.server.uploaders`.
+    """
+
+    route: str
+    arguments: Query
+    uploader: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an uploader is to be promised.
+
+    Attributes:
+        size: size and frames of the placeholder, worked out only once the bytes are safe.
+        alias: that was asked for by name; None where the gate makes one.
+        backgrounded: whether the promise is to be claimed by an upload id.
+    """
+
+    size: Callable[[], tuple[Size | None, int | None]]
+    alias: str | None = None
+    backgrounded: bool = False
 
 
 class Keeper:
@@ -47,13 +71,7 @@ class Keeper:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="sealing")
 
     async def keep(
-        self,
-        upload: Upload,
-        decision: Decision,
-        look: Look | None,
-        arguments: Sequence[tuple[str, str]],
-        *,
-        size_to_show: Callable[[], tuple[Size | None, int | None]] | None,
+        self, upload: Upload, decision: Decision, look: Look | None, origin: Origin, wanted: Wanted | None
     ) -> Promise | None:
         """Seals an upload and records it; on return a kill -9 loses nothing of it.
 
@@ -61,19 +79,20 @@ class Keeper:
             upload: what was uploaded.
             decision: `hold` or `defer`.
             look: what it rests on; None where only the hash was known.
-            arguments: the upload's own query, for the release.
-            size_to_show: size and frames that the placeholder is to have, worked out only once the bytes are
-                safe; None where the uploader is told nothing.
+            origin: where it came from.
+            wanted: None where the uploader is told nothing.
 
         Returns:
-            What the uploader may be told; None where `size_to_show` is.
+            What the uploader may be told; None where nothing is wanted.
 
         Raises:
+            AliasTaken: the alias that was asked for stands for another case; the upload is sealed.
             SealingError: nothing was kept.
         """
         now = datetime.now(UTC)
         case_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-        facts = _facts(case_id, now, upload, decision, look, arguments)
+        facts = _facts(case_id, now, upload, decision, look, origin)
+        seen = look if isinstance(look, Seen) else None
         case = Case(
             id=case_id,
             state=CaseState.DEFERRED if decision.verdict is Verdict.DEFER else CaseState.PENDING,
@@ -83,19 +102,22 @@ class Keeper:
             sha256=upload.sha256,
             size=len(upload.content),
             content_type=upload.media.content_type,
-            arguments=[list(pair) for pair in arguments],
-            signals=dict(look.signals) if isinstance(look, Seen) else None,
-            ensemble=look.ensemble if isinstance(look, Seen) else None,
+            pdq=seen and seen.pdq,
+            pdq_quality=seen and seen.pdq_quality,
+            signals=seen and dict(seen.signals),
+            ensemble=seen and seen.ensemble,
         )
 
         def work() -> Promise | None:
             case.file = self._quarantine.seal(case.id, facts, upload.content)
             self._fault("case-sealed")
             promise = None
-            if size_to_show is not None:
-                promise = _promise(upload, *size_to_show())
-                case.alias, case.alias_key = promise.alias, alias_key(promise.alias)
-                case.delete_token, case.details = promise.delete_token, promise.details
+            if wanted is not None:
+                size, frames = wanted.size()
+                promise = make_promise(
+                    placeholder.details(upload.media, size, frames), upload.media, origin.arguments, wanted
+                )
+                case.promises.append(promise)
             self._record(case, facts)
             return promise
 
@@ -116,39 +138,42 @@ class Keeper:
             raise SealingError(f"case {case.id} could not be recorded: {type(error).__name__}") from None
 
 
-def _promise(upload: Upload, size: Size | None, frames: int | None) -> Promise:
+def make_promise(details: dict[str, Any], media: Format, arguments: Query, wanted: Wanted) -> Promise:
+    """A promise with an alias and a delete token that look like pict-rs's; not recorded yet."""
+    alias = wanted.alias or make_alias(media.extension)
     return Promise(
-        make_alias(upload.media.extension),
-        make_delete_token(),
-        placeholder.details(upload.media, size, frames),
+        alias=alias,
+        alias_key=alias_key(alias),
+        delete_token=make_delete_token(),
+        details=details,
+        arguments=[list(pair) for pair in arguments],
+        upload_id=str(uuid.uuid4()) if wanted.backgrounded else None,
     )
 
 
 def _facts(
-    case_id: str,
-    now: datetime,
-    upload: Upload,
-    decision: Decision,
-    look: Look | None,
-    arguments: Sequence[tuple[str, str]],
+    case_id: str, now: datetime, upload: Upload, decision: Decision, look: Look | None, origin: Origin
 ) -> dict[str, Any]:
     """What is sealed beside the bytes: all that a reviewer or an investigator may ask."""
+    seen = look if isinstance(look, Seen) else None
     return {
         "case": case_id,
         "uploaded_at": now.isoformat(),
         "sha256": upload.sha256,
+        "pdq": seen and seen.pdq,
         "size": len(upload.content),
         "file_name": upload.file_name,
         "declared_type": upload.declared_type,
         "media": asdict(upload.media),
-        "route": "POST /image",
-        "arguments": [list(pair) for pair in arguments],
+        "route": origin.route,
+        "arguments": [list(pair) for pair in origin.arguments],
+        "uploader": dict(origin.uploader),
         "verdict": decision.verdict.value,
         "reason": decision.reason,
         "rule": decision.rule,
-        "signals": dict(look.signals) if isinstance(look, Seen) else None,
-        "frames": list(look.frames) if isinstance(look, Seen) else None,
-        "ensemble": look.ensemble if isinstance(look, Seen) else None,
+        "signals": seen and dict(seen.signals),
+        "frames": seen and list(seen.frames),
+        "ensemble": seen and seen.ensemble,
         "gate_version": __version__,
     }
 

@@ -1,6 +1,15 @@
 """Everything that survives a restart, but for the sealed bytes. No SQL stands outside this package."""
 
 from proxy.database.engine import Database
-from proxy.database.models import BackfillHit, BackfillRun, Case, CaseState, KnownHash, LedgerEntry
+from proxy.database.models import BackfillHit, BackfillRun, Case, CaseState, KnownHash, LedgerEntry, Promise
 
-__all__ = ["BackfillHit", "BackfillRun", "Case", "CaseState", "Database", "KnownHash", "LedgerEntry"]
+__all__ = [
+    "BackfillHit",
+    "BackfillRun",
+    "Case",
+    "CaseState",
+    "Database",
+    "KnownHash",
+    "LedgerEntry",
+    "Promise",
+]

@@ -1,4 +1,4 @@
-"""Cases and known hashes: what the gate asks of them and what is changed together."""
+"""Cases, their promises and known hashes: what the gate asks of them and what is changed together."""
 
 from __future__ import annotations
 
@@ -7,19 +7,31 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from proxy.database import ledger
-from proxy.database.engine import Database
-from proxy.database.models import Case, CaseState, KnownHash
-from proxy.errors import CaseError
+from proxy.database.engine import Database, in_words
+from proxy.database.models import Case, CaseState, KnownHash, Promise
+from proxy.errors import AliasTaken, CaseError
+
+_DECIDED = (CaseState.RELEASED, CaseState.CONFIRMED)
 
 
 def add(database: Database, case: Case, *, facts: dict[str, Any]) -> None:
-    """Makes `case` durable, with a ledger entry that carries `facts`."""
-    with database.writing() as session:
-        session.add(case)
-        ledger.append(session, case.state.value, actor="gate", case_id=case.id, facts=facts)
+    """Makes `case` and its promises durable, with a ledger entry that carries `facts`.
+
+    Raises:
+        AliasTaken: one of the aliases is promised already.
+    """
+    try:
+        with database.writing() as session:
+            session.add(case)
+            ledger.append(session, case.state.value, actor="gate", case_id=case.id, facts=facts)
+    except IntegrityError as error:
+        if "alias_key" in in_words(error):
+            raise AliasTaken("an alias is promised already") from None
+        raise
 
 
 def get(database: Database, case_id: str) -> Case:
@@ -61,15 +73,94 @@ def files(database: Database) -> set[str]:
         return set(session.scalars(select(Case.file)))
 
 
-def promised(database: Database, key: bytes) -> Case | None:
-    """The case to which an alias was promised, while it still shows the placeholder.
+def of_file(database: Database, sha256: str) -> Case | None:
+    """The newest case of a file with exactly these bytes, unless it was released."""
+    query = (
+        select(Case)
+        .where(Case.sha256 == sha256, Case.state != CaseState.RELEASED)
+        .order_by(Case.created_at.desc())
+        .limit(1)
+    )
+    with database.reading() as session:
+        return session.scalars(query).first()
+
+
+def under_release(database: Database, *, since: datetime) -> list[Case]:
+    """Cases whose release was begun after `since` and has not ended."""
+    query = select(Case).where(Case.state == CaseState.RELEASING, Case.decided_at > since)
+    with database.reading() as session:
+        return list(session.scalars(query))
+
+
+def released_files(database: Database, sha256: Collection[str]) -> list[Case]:
+    """The released cases of files with exactly these bytes."""
+    if not sha256:
+        return []
+    query = select(Case).where(Case.sha256.in_(sha256), Case.state == CaseState.RELEASED)
+    with database.reading() as session:
+        return list(session.scalars(query))
+
+
+# --- promises ---
+
+
+def promise_of(database: Database, key: bytes) -> Promise | None:
+    """What was promised under an alias, whatever has become of its case; None where it was nothing.
 
     Args:
         key: `alias_key` of the alias.
     """
-    query = select(Case).where(Case.alias_key == key, Case.state != CaseState.RELEASED)
     with database.reading() as session:
-        return session.scalars(query).first()
+        return session.scalars(select(Promise).where(Promise.alias_key == key)).first()
+
+
+def promise_more(database: Database, promise: Promise) -> bool:
+    """A further alias for a case that no human has decided; False where one has, meanwhile."""
+    with database.writing() as session:
+        case = session.get_one(Case, promise.case_id)
+        if case.state in _DECIDED:
+            return False
+        session.add(promise)
+        ledger.append(session, "further alias", actor="gate", case_id=case.id, facts={"alias": promise.alias})
+    return True
+
+
+def claim(database: Database, upload_id: str) -> Promise | None:
+    """What was promised under an upload id, once; None for an id that is not the gate's, or no more."""
+    with database.reading() as session:
+        if session.scalars(select(Promise.number).where(Promise.upload_id == upload_id)).first() is None:
+            return None
+    with database.writing() as session:
+        promise = session.scalars(select(Promise).where(Promise.upload_id == upload_id)).first()
+        if promise is not None:
+            promise.upload_id = None
+    return promise
+
+
+def remove(database: Database, promises: Collection[Promise], *, act: str) -> None:
+    """Somebody has deleted aliases in Lemmy: their placeholders go, the case stays, the ledger tells."""
+    with database.writing() as session:
+        for given in promises:
+            promise = session.get_one(Promise, given.number)
+            if promise.removed_at is None:
+                promise.removed_at = datetime.now(UTC)
+                facts = {"alias": promise.alias}
+                ledger.append(session, act, actor="client", case_id=promise.case_id, facts=facts)
+
+
+def stored(database: Database, promise: Promise, *, token: str | None) -> None:
+    """A release has stored one alias in pict-rs.
+
+    Args:
+        token: pict-rs's own delete token; None where an earlier attempt has stored it.
+    """
+    with database.writing() as session:
+        kept = session.get_one(Promise, promise.number)
+        kept.stored_at = datetime.now(UTC)
+        kept.stored_token = token or kept.stored_token
+
+
+# --- decisions ---
 
 
 def releasing(database: Database, case_id: str, *, reviewer: str, sha256: str) -> Case:
@@ -91,29 +182,44 @@ def releasing(database: Database, case_id: str, *, reviewer: str, sha256: str) -
                 f"in case {known_file.case_id}, so it cannot be released"
             )
         case.sha256 = sha256
-        _set(session, case, CaseState.RELEASING, reviewer, {"sha256": sha256, "alias": case.alias})
+        _set(session, case, CaseState.RELEASING, reviewer, _facts(case))
     return case
 
 
-def released(database: Database, case_id: str, *, reviewer: str, stored_token: str | None) -> Case:
+def to_store(database: Database, case_id: str) -> list[Promise]:
+    """The aliases of a case that a release has still to store in pict-rs."""
+    query = select(Promise).where(
+        Promise.case_id == case_id, Promise.stored_at.is_(None), Promise.removed_at.is_(None)
+    )
+    with database.reading() as session:
+        return list(session.scalars(query.order_by(Promise.number)))
+
+
+def released(database: Database, case_id: str, *, reviewer: str, stored_as: Collection[str]) -> Case | None:
     """Ends a release: pict-rs has the picture, and the same bytes pass from now on.
 
     Args:
-        stored_token: pict-rs's own delete token; None where an earlier attempt has stored it.
+        stored_as: SHA-256 of what pict-rs has made of the file, one for each alias that it told of.
+
+    Returns:
+        The case; None where a further alias was promised meanwhile, which has to be stored first.
 
     Raises:
         CaseError: somebody has confirmed it meanwhile.
     """
     with database.writing() as session:
         case = session.get_one(Case, case_id)
-        if stored_token is not None:
-            case.stored_token = stored_token
         if case.state is CaseState.RELEASED:  # the same release, run twice
             return case
         if case.state is not CaseState.RELEASING:
             raise CaseError(f"{case_id}: is {case.state} by {case.decided_by}, so it cannot be released")
-        _set(session, case, CaseState.RELEASED, reviewer, {"sha256": case.sha256, "alias": case.alias})
-        _remember(session, case, "allow", reviewer)
+        if any(promise.stored_at is None and promise.removed_at is None for promise in case.promises):
+            return None
+        _set(session, case, CaseState.RELEASED, reviewer, _facts(case))
+        for sha256 in {case.sha256, *stored_as} - {None}:
+            known_file = session.get(KnownHash, sha256)
+            if known_file is None or known_file.verdict != "block":
+                _remember(session, case, str(sha256), "allow", reviewer)
     return case
 
 
@@ -141,9 +247,16 @@ def confirmed(database: Database, case_id: str, *, reviewer: str, sha256: str, b
         _check_undecided(case)
         check_no_release_since(case, before)
         case.sha256 = sha256
-        _set(session, case, CaseState.CONFIRMED, reviewer, {"sha256": sha256, "alias": case.alias})
-        _remember(session, case, "block", reviewer)
+        _set(session, case, CaseState.CONFIRMED, reviewer, _facts(case))
+        _remember(session, case, sha256, "block", reviewer)
     return case
+
+
+def seen_since(database: Database, case_id: str, *, pdq: str | None, pdq_quality: int | None) -> None:
+    """Notes the perceptual hash of a case that nobody could look at when it was sealed."""
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        case.pdq, case.pdq_quality = pdq, pdq_quality
 
 
 def check_no_release_since(case: Case, before: datetime) -> None:
@@ -156,25 +269,6 @@ def check_no_release_since(case: Case, before: datetime) -> None:
         raise CaseError(f"{case.id}: {case.decided_by} is releasing it right now; look again in two minutes")
 
 
-def _check_undecided(case: Case) -> None:
-    if case.state in (CaseState.RELEASED, CaseState.CONFIRMED):
-        raise CaseError(f"{case.id}: is {case.state} already, by {case.decided_by}")
-
-
-def _set(session: Session, case: Case, to: CaseState, reviewer: str, facts: dict[str, Any]) -> None:
-    """State and ledger change together."""
-    case.state, case.decided_at, case.decided_by = to, datetime.now(UTC), reviewer
-    ledger.append(session, to.value, actor=reviewer, case_id=case.id, facts=facts)
-
-
-def _remember(session: Session, case: Case, verdict: str, reviewer: str) -> None:
-    session.merge(
-        KnownHash(
-            sha256=case.sha256, verdict=verdict, case_id=case.id, added_at=case.decided_at, added_by=reviewer
-        )
-    )
-
-
 def viewed(database: Database, case_id: str, *, reviewer: str) -> None:
     """Notes in the ledger that a reviewer looked at a case."""
     with database.writing() as session:
@@ -185,3 +279,26 @@ def known(database: Database, sha256: str) -> KnownHash | None:
     """What was decided about a file with exactly these bytes."""
     with database.reading() as session:
         return session.get(KnownHash, sha256)
+
+
+def _check_undecided(case: Case) -> None:
+    if case.state in _DECIDED:
+        raise CaseError(f"{case.id}: is {case.state} already, by {case.decided_by}")
+
+
+def _facts(case: Case) -> dict[str, Any]:
+    return {"sha256": case.sha256, "aliases": [promise.alias for promise in case.promises]}
+
+
+def _set(session: Session, case: Case, to: CaseState, reviewer: str, facts: dict[str, Any]) -> None:
+    """State and ledger change together."""
+    case.state, case.decided_at, case.decided_by = to, datetime.now(UTC), reviewer
+    ledger.append(session, to.value, actor=reviewer, case_id=case.id, facts=facts)
+
+
+def _remember(session: Session, case: Case, sha256: str, verdict: str, reviewer: str) -> None:
+    session.merge(
+        KnownHash(
+            sha256=sha256, verdict=verdict, case_id=case.id, added_at=case.decided_at, added_by=reviewer
+        )
+    )

@@ -6,8 +6,8 @@ import enum
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Enum, LargeBinary, String, TypeDecorator
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import JSON, DateTime, Dialect, Enum, ForeignKey, LargeBinary, String, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 class CaseState(enum.StrEnum):
@@ -54,11 +54,10 @@ class Case(Base):
 
     Attributes:
         reason: why it is a case, in words; `rule` names the policy's rule where one decided.
-        alias, delete_token, details: as promised to the uploader.
-        alias_key: `alias` as pict-rs compares it; None where no alias was promised.
-        arguments: the upload's own query, (key, value) pairs, kept for the release.
         file: of the sealed bytes, relative to the quarantine's folder.
-        stored_token: pict-rs's own delete token, once released.
+        pdq, pdq_quality: perceptual hash of what was uploaded, 64 hexadecimal digits and 0..100; None where
+            nobody could look.
+        promises: the aliases that were promised for it, in their order.
     """
 
     __tablename__ = "cases"
@@ -72,16 +71,44 @@ class Case(Base):
     sha256: Mapped[str | None] = mapped_column(String(64), index=True)
     size: Mapped[int | None]
     content_type: Mapped[str | None] = mapped_column(String(100))
-    alias: Mapped[str | None] = mapped_column(String(100))
-    alias_key: Mapped[bytes | None] = mapped_column(unique=True)
-    delete_token: Mapped[str | None] = mapped_column(String(36))
-    details: Mapped[dict[str, Any] | None]
-    arguments: Mapped[list[Any] | None]
+    pdq: Mapped[str | None] = mapped_column(String(64))
+    pdq_quality: Mapped[int | None]
     signals: Mapped[dict[str, Any] | None]
     ensemble: Mapped[str | None] = mapped_column(String(200))
     decided_at: Mapped[datetime | None]
     decided_by: Mapped[str | None] = mapped_column(String(200))
+    promises: Mapped[list[Promise]] = relationship(
+        back_populates="case", lazy="selectin", order_by="Promise.number"
+    )
+
+
+class Promise(Base):
+    """An alias that stands for a case until it is released: what an uploader was told in pict-rs's stead.
+
+    Attributes:
+        alias_key: `alias` as pict-rs compares it.
+        delete_token, details: as the uploader was told them.
+        arguments: the upload's own query, (key, value) pairs, for the import at the release.
+        upload_id: under which a backgrounded upload can still be claimed; None otherwise.
+        stored_at: when a release has stored it in pict-rs; None before.
+        stored_token: pict-rs's own delete token, where the release was told it.
+        removed_at: when somebody deleted the alias; None while it stands.
+    """
+
+    __tablename__ = "promises"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.id"), index=True)
+    alias: Mapped[str] = mapped_column(String(255))
+    alias_key: Mapped[bytes] = mapped_column(LargeBinary(1024), unique=True)
+    delete_token: Mapped[str] = mapped_column(String(36))
+    details: Mapped[dict[str, Any]]
+    arguments: Mapped[list[Any]]
+    upload_id: Mapped[str | None] = mapped_column(String(36), unique=True)
+    stored_at: Mapped[datetime | None]
     stored_token: Mapped[str | None] = mapped_column(String(36))
+    removed_at: Mapped[datetime | None]
+    case: Mapped[Case] = relationship(back_populates="promises", lazy="joined")
 
 
 class KnownHash(Base):

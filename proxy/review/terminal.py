@@ -38,8 +38,16 @@ def facts_of(case: Case) -> dict[str, Any]:
         "sha256": case.sha256,
         "size": case.size,
         "content_type": case.content_type,
-        "alias": case.alias,
-        "arguments": case.arguments,
+        "alias": case.promises[0].alias if case.promises else None,
+        "arguments": case.promises[0].arguments if case.promises else None,
+        "promises": [
+            {
+                "alias": promise.alias,
+                "arguments": promise.arguments,
+                "removed_at": promise.removed_at and promise.removed_at.isoformat(),
+            }
+            for promise in case.promises
+        ],
         "signals": case.signals,
         "ensemble": case.ensemble,
         "decided_at": case.decided_at and case.decided_at.isoformat(),
@@ -91,9 +99,12 @@ def print_case(console: Console, case: Case, *, as_json: bool) -> None:
         add("seen by", case.ensemble)
     add("file", f"{case.content_type or 'unknown type'}, {case.size or '?'} bytes")
     add("sha256", case.sha256 or "in the sealed file")
-    add("alias", case.alias or "none was promised")
-    if case.arguments:
-        add("asked for", "&".join(f"{key}={value}" for key, value in case.arguments))
+    if not case.promises:
+        add("alias", "none was promised")
+    for promise in case.promises:
+        add("alias", f"{promise.alias}{', deleted since' if promise.removed_at else ''}")
+        if promise.arguments:
+            add("asked for", "&".join(f"{key}={value}" for key, value in promise.arguments))
     add("sealed file", case.file)
     console.print(table)
 

@@ -61,21 +61,35 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=True),
         sa.Column("size", sa.Integer(), nullable=True),
         sa.Column("content_type", sa.String(length=100), nullable=True),
-        sa.Column("alias", sa.String(length=100), nullable=True),
-        sa.Column("alias_key", sa.LargeBinary(length=255), nullable=True),
-        sa.Column("delete_token", sa.String(length=36), nullable=True),
-        sa.Column("details", sa.JSON(), nullable=True),
-        sa.Column("arguments", sa.JSON(), nullable=True),
+        sa.Column("pdq", sa.String(length=64), nullable=True),
+        sa.Column("pdq_quality", sa.Integer(), nullable=True),
         sa.Column("signals", sa.JSON(), nullable=True),
         sa.Column("ensemble", sa.String(length=200), nullable=True),
         sa.Column("decided_at", UtcDateTime(timezone=True), nullable=True),
         sa.Column("decided_by", sa.String(length=200), nullable=True),
-        sa.Column("stored_token", sa.String(length=36), nullable=True),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("alias_key"),
     )
     op.create_index(op.f("ix_cases_sha256"), "cases", ["sha256"], unique=False)
     op.create_index(op.f("ix_cases_state"), "cases", ["state"], unique=False)
+    op.create_table(
+        "promises",
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("case_id", sa.String(length=32), nullable=False),
+        sa.Column("alias", sa.String(length=255), nullable=False),
+        sa.Column("alias_key", sa.LargeBinary(length=1024), nullable=False),
+        sa.Column("delete_token", sa.String(length=36), nullable=False),
+        sa.Column("details", sa.JSON(), nullable=False),
+        sa.Column("arguments", sa.JSON(), nullable=False),
+        sa.Column("upload_id", sa.String(length=36), nullable=True),
+        sa.Column("stored_at", UtcDateTime(timezone=True), nullable=True),
+        sa.Column("stored_token", sa.String(length=36), nullable=True),
+        sa.Column("removed_at", UtcDateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(["case_id"], ["cases.id"]),
+        sa.PrimaryKeyConstraint("number"),
+        sa.UniqueConstraint("alias_key"),
+        sa.UniqueConstraint("upload_id"),
+    )
+    op.create_index(op.f("ix_promises_case_id"), "promises", ["case_id"], unique=False)
     op.create_table(
         "known_hashes",
         sa.Column("sha256", sa.String(length=64), nullable=False),
