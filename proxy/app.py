@@ -12,31 +12,47 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import faults
+from proxy.cases.clearances import Clearances
 from proxy.cases.keeping import Keeper, adopt_orphans
 from proxy.cases.placeholder import Placeholders
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
-from proxy.config import Config
+from proxy.channels.looks import Channel
+from proxy.channels.pop import PopChannel
+from proxy.config import ClassifierSection, Config
 from proxy.database import Database, cases
 from proxy.faults import FaultPoint
+from proxy.intake.budget import Budget
+from proxy.intake.fetching import Fetcher, FetchLimits, Reach
 from proxy.intake.uploads import UploadLimits
+from proxy.internal.hook import ValidationHook
 from proxy.internal.listener import InternalListener
-from proxy.internal.server import Internal
+from proxy.internal.server import HookSettings, Internal
+from proxy.judging import Judge
 from proxy.known_hashes import KnownHashes
 from proxy.listener import Listener
 from proxy.metrics import Metrics
 from proxy.pictrs import Pictrs
 from proxy.policy import Policy, Rule, Verdict
+from proxy.server.claims import Claims
+from proxy.server.fetches import Downloads, Fetches, HookWatch, Proxied
 from proxy.server.gateway import Gateway
+from proxy.server.passing import Passing
+from proxy.server.pending import Pending
 from proxy.server.reads import Reads
+from proxy.server.removals import Removals
+from proxy.server.uploaders import Uploaders
 from proxy.server.uploads import Uploads, UploadSettings
 
 log = logging.getLogger(__name__)
 
 # How often sealed files without a case are looked for, and how old one has to be: longer than any upload.
 _ADOPT_EVERY_S = 60.0
+
+
+_MEGABYTE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,7 @@ class Parts:
     quarantine: Quarantine
     pictrs: Pictrs
     lookout: Lookout
+    workers: PopChannel | None
     policy: Policy
     known: KnownHashes
     metrics: Metrics
@@ -66,14 +83,12 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients), fault)
     database = Database(config.database.url)
     known = KnownHashes(database, config.policy.block_lists)
-    channels = [
-        HttpChannel(section.url, section.token.get_secret_value() if section.token else None)
-        for section in config.classifiers
-    ]
+    channels = [_channel(section) for section in config.classifiers]
+    workers = next((channel for channel in channels if isinstance(channel, PopChannel)), None)
     lookout = Lookout(channels, policy.signals, metrics)
     pictrs = Pictrs(config.pictrs.url, _api_key(config), config.pictrs.timeout_s)
     try:
-        yield Parts(config, database, quarantine, pictrs, lookout, policy, known, metrics, fault)
+        yield Parts(config, database, quarantine, pictrs, lookout, workers, policy, known, metrics, fault)
     finally:
         await lookout.close()
         await pictrs.close()
@@ -90,26 +105,23 @@ async def serve(config: Config) -> None:
         await made.lookout.check()
         keeper = Keeper(made.database, made.quarantine, made.fault)
         placeholders = Placeholders()
-        uploads = Uploads(
-            settings=UploadSettings(
-                limits=UploadLimits(
-                    config.pictrs.max_file_count, config.pictrs.max_file_size_mb * 1024 * 1024
-                ),
-                upload_s=config.server.upload_s,
-                verdict_s=config.policy.verdict_s,
-                placeholders=config.placeholders,
-            ),
-            known=made.known,
-            lookout=made.lookout,
-            policy=made.policy,
-            keeper=keeper,
-            database=made.database,
-            pictrs=made.pictrs,
-            metrics=made.metrics,
-            fault=made.fault,
+        fetcher = Fetcher(
+            FetchLimits(largest_bytes=config.pictrs.max_file_size_mb * _MEGABYTE, within_s=5.0),
+            Reach(also=tuple(config.fetching.also_reach), ports=None)
+            if config.fetching.any_port
+            else Reach(also=tuple(config.fetching.also_reach)),
         )
-        reads = Reads(made.database, made.pictrs, placeholders)
-        gateway = Gateway(uploads, reads, made.pictrs, _api_key(config), made.metrics)
+        clearances, watch = Clearances(), HookWatch()
+        judge = Judge(made.known, made.lookout, made.policy, made.metrics)
+        gateway = _gateway(made, keeper, placeholders, fetcher, judge, clearances, watch)
+        hook = ValidationHook(
+            judge=judge,
+            keeper=keeper,
+            clearances=clearances,
+            watch=watch,
+            database=made.database,
+            verdict_s=config.policy.verdict_s,
+        )
 
         async def is_ready() -> bool:
             try:
@@ -118,9 +130,23 @@ async def serve(config: Config) -> None:
                 return False
             return True
 
-        internal = Internal(made.metrics, is_ready)
         listeners: list[Listener | InternalListener] = [
-            InternalListener("internal", config.internal.listen, internal, shutdown_s=5.0),
+            InternalListener(
+                "internal",
+                config.internal.listen,
+                Internal(
+                    made.metrics,
+                    is_ready,
+                    hook=hook,
+                    hook_settings=HookSettings(
+                        ids=frozenset(config.internal.scan_ids),
+                        networks=tuple(config.internal.scan_networks),
+                        largest_bytes=2 * config.pictrs.max_file_size_mb * _MEGABYTE,
+                    ),
+                    workers=made.workers,
+                ),
+                shutdown_s=5.0,
+            ),
             # Every upload has ended by then, one way or the other.
             Listener("server", config.server.listen, gateway, shutdown_s=config.server.upload_s + 2),
         ]
@@ -141,6 +167,74 @@ async def serve(config: Config) -> None:
                 await adopting
             keeper.close()
             placeholders.close()
+            await fetcher.close()
+
+
+def _gateway(
+    made: Parts,
+    keeper: Keeper,
+    placeholders: Placeholders,
+    fetcher: Fetcher,
+    judge: Judge,
+    clearances: Clearances,
+    watch: HookWatch,
+) -> Gateway:
+    """The `server` listener's parts, put together."""
+    config, database, pictrs = made.config, made.database, made.pictrs
+    largest_bytes = config.pictrs.max_file_size_mb * _MEGABYTE
+    memory = config.server.memory_mb * _MEGABYTE
+    # Apart, so that slow readers keep no upload waiting.
+    budget, passing = Budget(memory * 3 // 4), Passing(pictrs, Budget(memory // 4))
+    pending = Pending(database, pictrs, placeholders)
+    uploads = Uploads(
+        settings=UploadSettings(
+            limits=UploadLimits(config.pictrs.max_file_count, largest_bytes),
+            upload_s=config.server.upload_s,
+            verdict_s=config.policy.verdict_s,
+            placeholders=config.placeholders,
+        ),
+        budget=budget,
+        judge=judge,
+        keeper=keeper,
+        uploaders=Uploaders(config.server.trusted_proxies, wanted=config.server.uploader_facts),
+        clearances=clearances,
+        database=database,
+        pictrs=pictrs,
+        metrics=made.metrics,
+        fault=made.fault,
+    )
+    fetches = Fetches(
+        downloads=Downloads(config.fetching.downloads),
+        proxied=Proxied(config.fetching.proxied),
+        fetcher=fetcher,
+        largest_bytes=largest_bytes,
+        budget=budget,
+        watch=watch,
+        pending=pending,
+        uploads=uploads,
+        passing=passing,
+        database=database,
+        pictrs=pictrs,
+        metrics=made.metrics,
+    )
+    return Gateway(
+        uploads=uploads,
+        fetches=fetches,
+        claims=Claims(database, pictrs, passing),
+        reads=Reads(pending, fetches, passing),
+        removals=Removals(database, pictrs, passing),
+        passing=passing,
+        pictrs=pictrs,
+        api_key=_api_key(config),
+        metrics=made.metrics,
+    )
+
+
+def _channel(section: ClassifierSection) -> Channel:
+    token = section.token.get_secret_value() if section.token else None
+    if section.kind == "fedi-safety":
+        return PopChannel(token or "")
+    return HttpChannel(section.url or "", token)
 
 
 def policy_of(config: Config) -> Policy:

@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -20,6 +21,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
     SecretStr,
     ValidationError,
     model_validator,
@@ -85,6 +87,8 @@ def _secret(value: SecretStr) -> SecretStr:
     return value
 
 
+# pictrs-safety's ids; "IPADDR" stands there for the caller's address.
+ScanId = Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{1,64}$")]
 Listen = Annotated[str, AfterValidator(_listen)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Recipient = Annotated[str, AfterValidator(_recipient)]
@@ -109,12 +113,17 @@ class ServerSection(Section):
     listen: Listen = "127.0.0.1:8080"
     # Lemmy gives an upload 30 s by default; the gate has answered before.
     upload_s: Seconds = 28.0
+    memory_mb: int = Field(default=256, ge=16, le=65536)
+    trusted_proxies: list[IPvAnyNetwork] = [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
+    uploader_facts: bool = True
 
 
 class InternalSection(Section):
-    """Metrics and health; later the validation hook and the workers."""
+    """pict-rs's validation hook, workers that poll, metrics and health."""
 
     listen: Listen = "127.0.0.1:14051"
+    scan_ids: list[ScanId] = []
+    scan_networks: list[IPvAnyNetwork] = []
 
 
 class PictrsSection(Section):
@@ -128,12 +137,31 @@ class PictrsSection(Section):
     timeout_s: Seconds = 30.0
 
 
-class ClassifierSection(Section):
-    """A classifier that the gate calls by HTTP."""
+class FetchingSection(Section):
+    """Pictures of other sites, which `download?url=` and `proxy=` name."""
 
-    url: HttpUrl
+    downloads: Literal["fetch", "validate", "refuse"] = "fetch"
+    proxied: Literal["validate", "refuse"] = "refuse"
+    hook_is_set: bool = False
+    also_reach: list[IPvAnyNetwork] = []
+    any_port: bool = False
+
+
+class ClassifierSection(Section):
+    """A classifier that the gate calls by HTTP, or workers that poll the gate."""
+
+    kind: Literal["http", "fedi-safety"] = "http"
+    url: HttpUrl | None = None
     token: Secret | None = None
     token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Self:
+        if self.kind == "http" and self.url is None:
+            raise ValueError('url is missing; or set kind = "fedi-safety" for workers that poll the gate')
+        if self.kind == "fedi-safety" and (self.url is not None or not (self.token or self.token_file)):
+            raise ValueError("kind fedi-safety has no url; its token or token_file is the workers' apikey")
+        return self
 
 
 class RuleSection(Section):
@@ -185,6 +213,7 @@ class Config(BaseSettings):
     pictrs: PictrsSection
     classifiers: list[ClassifierSection] = Field(min_length=1)
     policy: PolicySection = PolicySection()
+    fetching: FetchingSection = FetchingSection()
     cases: CasesSection
     database: DatabaseSection = DatabaseSection()
 
@@ -208,6 +237,39 @@ class Config(BaseSettings):
                 "policy.hold_response: 'placeholder' needs pictrs.api_key or pictrs.api_key_file, because a "
                 'release goes through pict-rs\'s import; set the key, or hold_response = "reject"'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _validation_needs_the_hook(self) -> Self:
+        for key in ("downloads", "proxied"):
+            if getattr(self.fetching, key) != "validate":
+                continue
+            if not self.fetching.hook_is_set:
+                raise ValueError(
+                    f"fetching.{key}: 'validate' leaves the fetching to pict-rs, so its "
+                    "media.external_validation has to call this gate; set it, and say so here with "
+                    "fetching.hook_is_set = true"
+                )
+            if not (self.pictrs.api_key or self.pictrs.api_key_file):
+                raise ValueError(
+                    f"fetching.{key}: 'validate' needs pictrs.api_key, to delete what came without a call"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _memory_holds_an_upload(self) -> Self:
+        largest = self.pictrs.max_file_count * self.pictrs.max_file_size_mb
+        if largest >= self.server.memory_mb * 3 // 4:
+            raise ValueError(
+                f"server.memory_mb: {self.server.memory_mb}: three quarters of it must be more than "
+                f"one request may be, {largest} MB (pictrs.max_file_count times pictrs.max_file_size_mb)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_poll_one_channel(self) -> Self:
+        if sum(section.kind == "fedi-safety" for section in self.classifiers) > 1:
+            raise ValueError("classifiers: kind fedi-safety may stand there once; all its workers share it")
         return self
 
     @property

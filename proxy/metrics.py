@@ -40,6 +40,11 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.unvalidated_fetches = Counter(
+            "pictrs_gate_unvalidated_fetches_total",
+            "Pictures that pict-rs has fetched without asking its validation hook; they were deleted again.",
+            registry=self.registry,
+        )
         self.sealing_failures = Counter(
             "pictrs_gate_sealing_failures_total", "Cases that could not be written.", registry=self.registry
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import enum
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +24,7 @@ _LARGEST_JSON = 16 * 1024 * 1024
 _CONNECT_S = 5.0
 _PROBE_S = 2.0
 _NOBODY = "nobody"
+_STORED_KEY_BYTES = 39  # SHA-256, 6 bytes of size, 1 of format
 # pict-rs (actix) closes an idle connection after 5 s; the gate has let go of it before.
 _KEEP_ALIVE_S = 3.0
 
@@ -54,6 +57,40 @@ class StoredFile:
 
     hex: str
     aliases: Sequence[str]
+
+
+class Entrance(enum.Enum):
+    """A way by which files are stored; the value is its path."""
+
+    UPLOAD = ("image",)
+    BACKGROUNDED = ("image", "backgrounded")
+    IMPORT = ("internal", "import")
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Of its path."""
+        path: tuple[str, ...] = self.value
+        return path
+
+    @property
+    def is_backgrounded(self) -> bool:
+        """Whether the answer promises upload ids to be claimed, rather than files."""
+        return self is Entrance.BACKGROUNDED
+
+    @property
+    def names_are_aliases(self) -> bool:
+        """Whether a file's name becomes its alias."""
+        return self is Entrance.IMPORT
+
+    @property
+    def success(self) -> int:
+        """The status that says that the files are taken."""
+        return 202 if self.is_backgrounded else 201
+
+    @property
+    def listed_as(self) -> str:
+        """The key of the answer that lists them in their order."""
+        return "uploads" if self.is_backgrounded else "files"
 
 
 class Pictrs:
@@ -96,13 +133,16 @@ class Pictrs:
         async with response:
             yield response
 
-    async def upload(self, files: Sequence[OutgoingFile], query: Query, *, within_s: float) -> Answer:
-        """`POST /image` with a body of the gate's own making. Any answer is returned as it is.
+    async def upload(
+        self, entrance: Entrance, files: Sequence[OutgoingFile], query: Query, *, within_s: float
+    ) -> Answer:
+        """Sends files in a body of the gate's own making. Any answer is returned as it is.
 
         Raises:
             PictrsError: there was none within `within_s` seconds.
         """
-        answer = await self._send(write_target(["image"], query), write(files), {}, within_s)
+        headers = self._key() if entrance is Entrance.IMPORT else {}
+        answer = await self._send(write_target(entrance.segments, query), write(files), headers, within_s)
         if answer.status == 201:
             self._is_06 = "uploads" in answer.json()
         return answer
@@ -130,14 +170,59 @@ class Pictrs:
         Raises:
             PictrsError: no such answer.
         """
+        await self._delete([("alias", alias)])
+
+    async def _delete(self, query: Query) -> None:
         request = self._pooled.post(
-            self._at(write_target(["internal", "delete"], [("alias", alias)])),
+            self._at(write_target(["internal", "delete"], query)),
             headers=self._key(),
             allow_redirects=False,
         )
         answer = await self._whole(request, self._timeout_s, _LARGEST_JSON)
         if answer.status not in (200, 204, 404):
             self._checked(answer, 200)
+
+    async def stored_sha256(self, alias: str) -> str | None:
+        """SHA-256 (hexadecimal) of what is stored under `alias`, which its ETag begins with; None if untold.
+
+        Raises:
+            PictrsError: no answer.
+        """
+        request = self._pooled.head(
+            self._at(write_target(["image", "original", alias])), allow_redirects=False
+        )
+        answer = await self._whole(request, self._timeout_s, _LARGEST_JSON)
+        try:
+            tag = base64.b64decode(answer.headers.get("ETag", "").strip('"'), validate=True)
+        except ValueError:
+            return None
+        return tag[:32].hex() if answer.status == 200 and len(tag) == _STORED_KEY_BYTES else None
+
+    async def get(self, target: str) -> Answer:
+        """Any answer to a GET of small JSON, as it is.
+
+        Args:
+            target: written by `write_target`.
+
+        Raises:
+            PictrsError: there was none.
+        """
+        return await self._whole(
+            self._pooled.get(self._at(target), allow_redirects=False), self._timeout_s, _LARGEST_JSON
+        )
+
+    async def has_proxied(self, url: str) -> bool:
+        """Whether pict-rs keeps what it once fetched from `url`."""
+        answer = await self._get(["image", "details", "original"], [("proxy", url)], {})
+        return answer.status == 200
+
+    async def delete_proxied(self, url: str) -> None:
+        """Has pict-rs forget what it fetched from `url`.
+
+        Raises:
+            PictrsError: no such answer.
+        """
+        await self._delete([("proxy", url)])
 
     async def has(self, alias: str) -> bool:
         """Whether pict-rs itself knows `alias`."""

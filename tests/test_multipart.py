@@ -15,6 +15,7 @@ from proxy.intake.multipart import (
     TooLarge,
     TooMany,
     boundary_of,
+    can_be_sent,
     write,
 )
 
@@ -219,9 +220,17 @@ def test_any_bytes_whatsoever_are_an_error_or_parts_and_never_a_crash(body: byte
 
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=3))
 def test_what_the_gate_writes_its_own_parser_reads(files: list[bytes]) -> None:
-    body = write([OutgoingFile('ä b"c\r\n.png', "image/png", content) for content in files])
+    name = "ä b-c.png"
+    body = write([OutgoingFile(name, "image/png", content) for content in files])
     raw = b"".join(body.pieces)
     assert len(raw) == body.length
     found = parse(raw, boundary_of(body.content_type))
     assert [content for _, content in found] == files
-    assert {part.file_name for part, _ in found} == {"_b_c_.png"}
+    assert {part.file_name for part, _ in found} == {name}
+
+
+@pytest.mark.parametrize("name", ['b"c.png', "b\\c.png", "b\r\n.png", "a/b.png", "", "x" * 256, "\0"])
+def test_a_name_that_would_need_quoting_is_not_written(name: str) -> None:
+    assert not can_be_sent(name)
+    with pytest.raises(ValueError, match="one way only"):
+        write([OutgoingFile(name, "image/png", b"")])

@@ -105,7 +105,8 @@ def _seen(answer: Mapping[str, Any], file: File) -> Seen:
             frames.append({"index": int(frame["index"]), "signals": own})
             for name, value in own.items():  # the file's are its frames' largest; believe the larger
                 signals[name] = max(value, signals.get(name, 0.0))
-        about = (answer.get("hashes") or {}).get("sha256")
+        hashes = answer.get("hashes") or {}
+        about = hashes.get("sha256")
         if about and file.sha256 and about != file.sha256:
             raise ValueError("the answer is about another file")
         media = answer["media"]
@@ -115,7 +116,7 @@ def _seen(answer: Mapping[str, Any], file: File) -> Seen:
         size = int(media["width"]), int(media["height"])
         if min(size) < 1:
             raise ValueError("a picture without pixels")
-        return Seen(signals, frames, ensemble, str(media["format"]), *size)
+        return Seen(signals, frames, ensemble, str(media["format"]), *size, *_pdq(hashes))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         raise ChannelError("the classifier's answer is not one of protocol v1") from None
 
@@ -125,6 +126,15 @@ def _signals(raw: Any) -> dict[str, float]:
     if not all(math.isfinite(value) and 0 <= value <= 1 for value in signals.values()):
         raise ValueError("a signal is not within 0..1")
     return signals
+
+
+def _pdq(hashes: Mapping[str, Any]) -> tuple[str, int] | tuple[None, None]:
+    pdq, quality = hashes.get("pdq"), hashes.get("pdq_quality")
+    if pdq is None or quality is None:
+        return None, None
+    if not re.fullmatch(r"[0-9a-f]{64}", pdq) or not 0 <= int(quality) <= 100:
+        raise ValueError("a perceptual hash that is none")
+    return str(pdq), int(quality)
 
 
 def _code(answer: Mapping[str, Any]) -> str:

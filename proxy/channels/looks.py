@@ -27,6 +27,7 @@ class Seen:
         ensemble: name and version of what looked.
         format: that it decoded the file as, as `proxy.media` names formats.
         width, height: pixels once upright, as the classifier decoded them.
+        pdq, pdq_quality: perceptual hash, 64 hexadecimal digits and 0..100; None where it computes none.
     """
 
     signals: Mapping[str, float]
@@ -35,6 +36,8 @@ class Seen:
     format: str
     width: int
     height: int
+    pdq: str | None = None
+    pdq_quality: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

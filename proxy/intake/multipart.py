@@ -20,6 +20,7 @@ _HEADER = re.compile(rb"(%b):([^\x00-\x08\x0a-\x1f\x7f]*)" % _TOKEN)
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")  # RFC 2046, 5.1.1
 _IDENTITY_ENCODINGS = frozenset({b"binary", b"8bit", b"7bit"})
 _CLOSING = b"--"
+_LONGEST_NAME = 255  # of a file that is sent to pict-rs, in characters
 
 
 class MultipartError(ValueError):
@@ -299,7 +300,12 @@ def _extended(value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingFile:
-    """A file as pict-rs gets it: `file_name` plain ASCII, `content` the very buffer that was looked at."""
+    """A file as pict-rs gets it.
+
+    Attributes:
+        file_name: of the gate's own making, or the alias that it is to have.
+        content: the very buffer that was looked at.
+    """
 
     file_name: str
     content_type: str
@@ -320,20 +326,26 @@ class Body:
 
 
 def write(files: Sequence[OutgoingFile]) -> Body:
-    """A multipart body with one `images[]` part a file. No content is copied."""
+    """A multipart body with one `images[]` part a file. No content is copied.
+
+    Raises:
+        ValueError: a file has a name that `can_be_sent` does not take.
+    """
+    if not all(can_be_sent(file.file_name) for file in files):
+        raise ValueError("a file's name cannot be written in one way only")
     boundary = f"gate-{secrets.token_hex(24)}"
     pieces: list[bytes] = []
     for file in files:
         head = (
             f"--{boundary}\r\n"
-            f'Content-Disposition: form-data; name="images[]"; filename="{_plain(file.file_name)}"\r\n'
+            f'Content-Disposition: form-data; name="images[]"; filename="{file.file_name}"\r\n'
             f"Content-Type: {file.content_type}\r\n\r\n"
         )
-        pieces += [head.encode("ascii"), file.content, b"\r\n"]
+        pieces += [head.encode(), file.content, b"\r\n"]
     pieces.append(f"--{boundary}--\r\n".encode("ascii"))
     return Body(f"multipart/form-data; boundary={boundary}", pieces)
 
 
-def _plain(name: str) -> str:
-    """`name` as 1..100 characters that need no quoting anywhere."""
-    return re.sub(r"[^0-9A-Za-z._-]+", "_", name)[-100:] or "upload"
+def can_be_sent(name: str) -> bool:
+    """Whether a file name can be written so that it reads the same everywhere, without any quoting."""
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable() and not set(name) & set('"\\/')

@@ -26,7 +26,7 @@ class Upload:
         content: its bytes: what is looked at, and what is stored.
         sha256: of `content`, lower-case hexadecimal.
         media: what its signature claims.
-        file_name: as the client wrote it (no more than 255 characters of it).
+        file_name: as the client wrote it (no more than 1000 characters of it).
         declared_type: the content type that the client wrote, or None.
     """
 
@@ -36,6 +36,11 @@ class Upload:
     file_name: str
     declared_type: str | None
 
+    @property
+    def alias(self) -> str:
+        """The alias that an import asks for: what follows the last slash of its file name, as in pict-rs."""
+        return self.file_name.rpartition("/")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
@@ -43,6 +48,11 @@ class UploadLimits:
 
     files: int
     file_bytes: int
+
+
+def largest_body(limits: UploadLimits) -> int:
+    """Bytes of the largest request body that can be within `limits`."""
+    return limits.files * (limits.file_bytes + _OVERHEAD_BYTES)
 
 
 async def read_uploads(request: web.BaseRequest, limits: UploadLimits) -> list[Upload]:
@@ -55,9 +65,9 @@ async def read_uploads(request: web.BaseRequest, limits: UploadLimits) -> list[U
     content_type = request.headers.getall("Content-Type", [])
     if not content_type:
         raise refusals.malformed("No Content-Type `form-data` header")
-    if len(content_type) > 1 or request.headers.get("Content-Encoding", "identity") != "identity":
-        raise refusals.malformed("the request's content is encoded or has two types")
-    if (request.content_length or 0) > limits.files * (limits.file_bytes + _OVERHEAD_BYTES):
+    if len(content_type) > 1:
+        raise refusals.malformed("the request's content has two types")
+    if (request.content_length or 0) > largest_body(limits):
         raise refusals.FILE_TOO_LARGE()
     try:
         parser = Parser(
@@ -89,7 +99,14 @@ async def _collect(stream: aiohttp.StreamReader, parser: Parser) -> list[Upload]
                 digest.update(event)
             else:
                 assert part is not None
-                uploads.append(_upload(part, b"".join(pieces), digest.hexdigest()))
+                content = b"".join(pieces)
+                uploads.append(
+                    upload_of(
+                        *(content, digest.hexdigest()),
+                        file_name=part.file_name or "",
+                        declared_type=part.content_type,
+                    )
+                )
                 pieces = []
         await asyncio.sleep(0)  # a fast sender must not keep the loop for itself
     parser.close()
@@ -104,10 +121,15 @@ def _checked(part: Part) -> Part:
     return part
 
 
-def _upload(part: Part, content: bytes, sha256: str) -> Upload:
+def upload_of(content: bytes, sha256: str, *, file_name: str, declared_type: str | None) -> Upload:
+    """A file that may be stored, once it has been looked at.
+
+    Raises:
+        Refusal: it is empty, or in no format of pict-rs's.
+    """
     if not content:
         raise refusals.FILE_EMPTY()
     media = recognise(content)
     if media is None:
         raise refusals.NOT_MEDIA()
-    return Upload(content, sha256, media, (part.file_name or "")[:255], part.content_type)
+    return Upload(content, sha256, media, file_name[:1000], declared_type)

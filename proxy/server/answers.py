@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.cases.keeping import Promise
+from proxy.database import Promise
 from proxy.errors import Refusal
 from proxy.pictrs import Answer
 
@@ -50,11 +50,16 @@ def upload_entry(promise: Promise, *, is_06: bool) -> dict[str, Any]:
     return {"delete_token": promise.delete_token, "details": details, "file": promise.alias}
 
 
-def upload_answer(entries: Sequence[Mapping[str, Any]], *, is_06: bool) -> web.Response:
-    """pict-rs's answer to an upload: the entries in the order of the files, keys in its order."""
+def upload_answer(entries: Sequence[Mapping[str, Any]], *, is_06: bool, status: int = 201) -> web.Response:
+    """pict-rs's answer to an upload, or (200) to a claim: the entries in order, keys in its order."""
     if is_06:
-        return json_answer(201, {"msg": "ok", "files": entries, "uploads": entries})
-    return json_answer(201, {"files": entries, "msg": "ok"})
+        return json_answer(status, {"msg": "ok", "files": entries, "uploads": entries})
+    return json_answer(status, {"files": entries, "msg": "ok"})
+
+
+def backgrounded_answer(entries: Sequence[Mapping[str, Any]]) -> web.Response:
+    """pict-rs's answer to a backgrounded upload: an upload id a file, in their order."""
+    return json_answer(202, {"msg": "ok", "uploads": entries})
 
 
 def read_answer(content: Mapping[str, Any], *, is_06: bool) -> web.Response:

@@ -1,4 +1,4 @@
-"""`POST /image`: request → files → verdicts → effects → answer."""
+"""Whatever brings bytes: request → files → verdicts → effects → answer."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ import asyncio
 import functools
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import refusals
-from proxy.cases.keeping import Keeper, Promise
-from proxy.channels.lookout import Lookout
-from proxy.channels.looks import File, Look, Priority, Seen, Unseen
-from proxy.database import Database, ledger
-from proxy.errors import PictrsError, Refusal, SealingError
+from proxy.aliases import alias_key
+from proxy.cases.clearances import Clearances
+from proxy.cases.keeping import Keeper, Origin, Wanted
+from proxy.channels.looks import Look, Priority, Seen, Unseen
+from proxy.database import Database, Promise, cases, ledger
+from proxy.errors import AliasTaken, PictrsError, Refusal, SealingError
 from proxy.faults import FaultPoint
-from proxy.intake.multipart import OutgoingFile
-from proxy.intake.uploads import Upload, UploadLimits, read_uploads
-from proxy.known_hashes import KnownHashes
+from proxy.intake.budget import Budget
+from proxy.intake.multipart import OutgoingFile, can_be_sent
+from proxy.intake.uploads import Upload, UploadLimits, largest_body, read_uploads
+from proxy.judging import Judge
 from proxy.media import Measure, Size, measure
 from proxy.metrics import Metrics
-from proxy.pictrs import Pictrs
-from proxy.policy import Decision, Policy, Verdict, decide
+from proxy.pictrs import Entrance, Pictrs
+from proxy.policy import Decision, Verdict
 from proxy.server import answers
 from proxy.server.arguments import Arguments
+from proxy.server.uploaders import Uploaders
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +57,23 @@ class UploadSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """Files on their way in.
+
+    Attributes:
+        entrance: of pict-rs, by which they are to be stored.
+        arguments: their query.
+        origin: where they come from, for a case.
+        deadline: of the answer, on the event loop's clock.
+    """
+
+    entrance: Entrance
+    arguments: Arguments
+    origin: Origin
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Judged:
     """An upload and what was decided about it.
 
@@ -72,119 +94,172 @@ class _Judged:
 
 
 class Uploads:
-    """Answers uploads."""
+    """Answers uploads, imports, and files that the gate has fetched itself."""
 
     def __init__(
         self,
         *,
         settings: UploadSettings,
-        known: KnownHashes,
-        lookout: Lookout,
-        policy: Policy,
+        budget: Budget,
+        judge: Judge,
         keeper: Keeper,
+        uploaders: Uploaders,
+        clearances: Clearances,
         database: Database,
         pictrs: Pictrs,
         metrics: Metrics,
         fault: FaultPoint,
     ) -> None:
         self._settings = settings
-        self._known = known
-        self._lookout = lookout
-        self._policy = policy
+        self._budget = budget
+        self._judge = judge
         self._keeper = keeper
+        self._uploaders = uploaders
+        self._clearances = clearances
         self._database = database
         self._pictrs = pictrs
         self._metrics = metrics
         self._fault = fault
 
-    async def answer(self, request: web.BaseRequest, query: Query) -> web.Response:
-        """Answers one upload.
+    def arrival(
+        self,
+        request: web.BaseRequest,
+        entrance: Entrance,
+        query: Query,
+        *,
+        route: str | None = None,
+        within_s: float | None = None,
+    ) -> Arrival:
+        """What a request's line says about the files that it brings.
+
+        Args:
+            entrance: by which pict-rs is to store them.
+            query: the arguments of the upload.
+            route: method and path for a case's facts, where it is not the entrance's.
+            within_s: seconds until the answer, where it is less than an upload's.
+
+        Raises:
+            Refusal: pict-rs would not understand the query.
+        """
+        return Arrival(
+            entrance,
+            Arguments(query),
+            Origin(route or f"POST /{'/'.join(entrance.segments)}", query, self._uploaders.facts(request)),
+            asyncio.get_running_loop().time() + (within_s or self._settings.upload_s),
+        )
+
+    async def answer(self, request: web.BaseRequest, entrance: Entrance, query: Query) -> web.Response:
+        """Answers a request whose body brings files.
 
         Raises:
             Refusal: pict-rs was sent nothing of it.
             PictrsError: pict-rs gave no answer.
         """
-        deadline = asyncio.get_running_loop().time() + self._settings.upload_s
-        with self._metrics.uploads_in_progress.track_inprogress():
+        arrival = self.arrival(request, entrance, query)
+        most = largest_body(self._settings.limits)
+        async with AsyncExitStack() as room:
+            room.enter_context(self._metrics.uploads_in_progress.track_inprogress())
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(arrival.deadline - self._settings.upload_s / 2):
+                    # All that the body may be is reserved before a byte of it is read.
+                    memory = min(request.content_length or most, most)
+                    await room.enter_async_context(self._budget.lend(memory))
+            except TimeoutError:
+                raise Refusal(503, "busy", "Too many uploads at once", retry_after_s=5) from None
+            try:
+                async with asyncio.timeout_at(arrival.deadline):
                     await _continue(request)
                     uploads = await read_uploads(request, self._settings.limits)
             except TimeoutError:
                 raise Refusal(408, "request-timeout", "The upload took too long") from None
-            judged = await asyncio.gather(*(self._judge(upload, deadline) for upload in uploads))
-            arguments, refusal = self._refusal(judged, query)
-            try:
-                promises = await self._keep(judged, query, arguments if refusal is None else None)
-            except (SealingError, SQLAlchemyError) as error:
-                self._metrics.sealing_failures.inc()
-                # Not the database's own words: they may quote what was to be written.
-                why = error if isinstance(error, SealingError) else type(error).__name__
-                log.error("an upload was refused because it could not be kept: %s", why)
-                raise _unavailable() from None
-            if refusal is not None:
-                raise refusal
-            return await self._store(judged, promises, query, deadline)
+            if entrance.names_are_aliases and not all(can_be_sent(one.alias) for one in uploads):
+                raise refusals.malformed("a file's name cannot be an alias")
+            return await self.take(uploads, arrival)
 
-    async def _judge(self, upload: Upload, deadline: float) -> _Judged:
-        look: Look | None = None
+    async def take(self, uploads: Sequence[Upload], arrival: Arrival) -> web.Response:
+        """Has files looked at, does what the verdicts say, and answers.
+
+        Raises:
+            Refusal: pict-rs was sent nothing of them.
+            PictrsError: pict-rs gave no answer.
+        """
+        judged = await asyncio.gather(*(self._look(upload, arrival.deadline) for upload in uploads))
+        refusal = self._refusal(judged, arrival) or await self._taken(judged, arrival)
         try:
-            decision = await self._known.find(upload.sha256)
-        except SQLAlchemyError as error:
-            log.error("the database cannot be asked: %s", type(error).__name__)
+            promises = await self._keep(judged, arrival, promise=refusal is None)
+        except AliasTaken:
+            raise refusals.ALIAS_TAKEN() from None
+        except (SealingError, SQLAlchemyError) as error:
+            self._metrics.sealing_failures.inc()
+            # Not the database's own words: they may quote what was to be written.
+            why = error if isinstance(error, SealingError) else type(error).__name__
+            log.error("an upload was refused because it could not be kept: %s", why)
             raise _unavailable() from None
-        if decision is None:
-            left = deadline - asyncio.get_running_loop().time()
-            look = await self._lookout.look(
-                File(upload.content, upload.media, upload.sha256),
+        if refusal is not None:
+            raise refusal
+        return await self._store(judged, promises, arrival)
+
+    async def _look(self, upload: Upload, deadline: float) -> _Judged:
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            look, decision = await self._judge.judge(
+                *(upload.content, upload.media, upload.sha256),
                 priority=Priority.LIVE,
                 # The other half is pict-rs's: it takes its time too, and Lemmy waits no longer.
                 within_s=min(self._settings.verdict_s, max(left / 2, 0.1)),
             )
-            decision = decide(self._policy, look, upload.media)
-        self._metrics.verdicts.labels(verdict=decision.verdict.value).inc()
-        log.info("verdict=%s sha256=%s reason=%r", decision.verdict, upload.sha256, decision.reason)
+        except SQLAlchemyError as error:
+            log.error("the database cannot be asked: %s", type(error).__name__)
+            raise _unavailable() from None
         judged = _Judged(upload, look, decision)
         if judged.is_held:
             found = await asyncio.to_thread(measure, upload.content, upload.media)
             judged = replace(judged, headers_say=found)
         return judged
 
-    def _refusal(self, judged: Sequence[_Judged], query: Query) -> tuple[Arguments | None, Refusal | None]:
-        """The query's meaning where a promise needs it; why a request is refused as a whole, or None."""
+    def _refusal(self, judged: Sequence[_Judged], arrival: Arrival) -> Refusal | None:
+        """Why a request is refused as a whole, or None."""
         for one in judged:
             if one.decision.verdict is Verdict.BLOCK:
-                if isinstance(one.look, Unseen):
-                    return None, _unavailable()
-                return None, refusals.REFUSED_BY_VALIDATION()
+                return _unavailable() if isinstance(one.look, Unseen) else refusals.REFUSED_BY_VALIDATION()
         held = [one for one in judged if one.is_held]
-        if not held:
-            return None, None  # pict-rs reads its query itself
-        if not self._settings.placeholders:
-            msg = "This upload is held until a moderator has looked at it"
-            return None, Refusal(400, "held-for-review", msg)
+        if held and not self._settings.placeholders:
+            return Refusal(400, "held-for-review", "This upload is held until a moderator has looked at it")
         try:
-            arguments = Arguments(query)
             for one in held:  # what pict-rs would refuse at a release is not promised now
-                arguments.check(one.upload.media, one.headers_say, len(one.upload.content))
+                arrival.arguments.check(one.upload.media, one.headers_say, len(one.upload.content))
         except Refusal as refusal:
-            return None, refusal
-        return arguments, None
+            return refusal
+        return None
+
+    async def _taken(self, judged: Sequence[_Judged], arrival: Arrival) -> Refusal | None:
+        """Whether a name that a file is to be imported under stands for another picture."""
+        if not arrival.entrance.names_are_aliases:
+            return None
+        for one in judged:
+            alias = one.upload.alias
+            if await self._database.run(cases.promise_of, alias_key(alias)) is not None:
+                return refusals.ALIAS_TAKEN()
+            if one.is_held and await self._pictrs.has(alias):
+                return refusals.ALIAS_TAKEN()
+        return None
 
     async def _keep(
-        self, judged: Sequence[_Judged], query: Query, arguments: Arguments | None
+        self, judged: Sequence[_Judged], arrival: Arrival, *, promise: bool
     ) -> list[Promise | None]:
-        """Makes cases of what is held, and notes the rest that has to be noted; one entry an upload.
-
-        Args:
-            arguments: the query's meaning; None where nobody is promised anything.
-        """
+        """Makes cases of what is held, and notes the rest that has to be noted; one entry an upload."""
         promises: list[Promise | None] = []
         for one in judged:
             if one.is_held:
-                size = functools.partial(_size_to_show, one, arguments) if arguments else None
+                wanted = Wanted(
+                    functools.partial(_size_to_show, one, arrival.arguments),
+                    one.upload.alias if arrival.entrance.names_are_aliases else None,
+                    arrival.entrance.is_backgrounded,
+                )
                 promises.append(
-                    await self._keeper.keep(one.upload, one.decision, one.look, query, size_to_show=size)
+                    await self._keeper.keep(
+                        *(one.upload, one.decision, one.look, arrival.origin), wanted if promise else None
+                    )
                 )
                 continue
             promises.append(None)
@@ -196,32 +271,42 @@ class Uploads:
         return promises
 
     async def _store(
-        self, judged: Sequence[_Judged], promises: Sequence[Promise | None], query: Query, deadline: float
+        self, judged: Sequence[_Judged], promises: Sequence[Promise | None], arrival: Arrival
     ) -> web.Response:
         """Sends pict-rs what is allowed, and answers in the order of the files."""
         allowed = [one.upload for one in judged if not one.is_held]
-        if not allowed:
-            is_06 = await self._pictrs.is_06()
-            entries = [answers.upload_entry(promise, is_06=is_06) for promise in promises if promise]
-            return answers.upload_answer(entries, is_06=is_06)
-        files = [
-            OutgoingFile(f"upload.{upload.media.extension}", upload.media.content_type, upload.content)
-            for upload in allowed
-        ]
-        within_s = max(deadline - asyncio.get_running_loop().time(), 0.1)
-        answer = await self._pictrs.upload(files, query, within_s=within_s)
-        if len(allowed) == len(judged) or answer.status != 201:
-            return answers.relayed(answer)
-        stored = answer.json().get("files")
-        if not isinstance(stored, list) or len(stored) != len(allowed):
-            raise PictrsError("pict-rs answered an upload with another number of files")
+        stored: list[Any] = []
+        if allowed:
+            files = [_outgoing(upload, arrival.entrance) for upload in allowed]
+            within_s = max(arrival.deadline - asyncio.get_running_loop().time(), 0.1)
+            known = [one.upload.sha256 for one in judged if one.look is None and not one.is_held]
+            with self._clearances.of(known):
+                answer = await self._pictrs.upload(
+                    arrival.entrance, files, arrival.arguments.query, within_s=within_s
+                )
+            if len(allowed) == len(judged) or answer.status != arrival.entrance.success:
+                return answers.relayed(answer)
+            stored = answer.json().get(arrival.entrance.listed_as) or []
+            if len(stored) != len(allowed):
+                raise PictrsError("pict-rs answered an upload with another number of files")
         is_06 = await self._pictrs.is_06()
         next_stored = iter(stored)
-        entries = [
-            answers.upload_entry(promise, is_06=is_06) if promise else next(next_stored)
-            for promise in promises
-        ]
-        return answers.upload_answer(entries, is_06=is_06)
+        if arrival.entrance.is_backgrounded:
+            return answers.backgrounded_answer(
+                [{"upload_id": promise.upload_id} if promise else next(next_stored) for promise in promises]
+            )
+        return answers.upload_answer(
+            [
+                answers.upload_entry(promise, is_06=is_06) if promise else next(next_stored)
+                for promise in promises
+            ],
+            is_06=is_06,
+        )
+
+
+def _outgoing(upload: Upload, entrance: Entrance) -> OutgoingFile:
+    name = upload.alias if entrance.names_are_aliases else f"upload.{upload.media.extension}"
+    return OutgoingFile(name, upload.media.content_type, upload.content)
 
 
 def _size_to_show(one: _Judged, arguments: Arguments) -> tuple[Size | None, int | None]:

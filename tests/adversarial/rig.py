@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,27 +60,39 @@ class Looker:
 
 
 class Store:
-    """A real pict-rs in its dummy mode: whatever it makes of a body, it stores byte for byte."""
+    """A pict-rs in its dummy mode: whatever it makes of a body, it stores byte for byte."""
 
     def __init__(self, folder: Path) -> None:
-        real = pictrs.find()
-        if real is None:
-            pytest.fail("these tests need the real pict-rs: make pict-rs")
-        self.running = pictrs.Pictrs(folder, real=real, settings={"SERVER__DANGER_DUMMY_MODE": "true"})
+        self.running = pictrs.Pictrs(folder, real=pictrs.find(), dummy=True)
 
-    def take(self) -> list[bytes]:
-        """The files that it has stored since the last call. They are removed, to keep each call cheap."""
+    def take(self, seen: Collection[bytes]) -> list[bytes]:
+        """The files that it has stored since the last call. They are removed, to keep each call cheap.
+
+        Args:
+            seen: SHA-256 of what was looked at. Another file may be one that is just being written, as
+                backgrounded uploads are, so it is read again for a while.
+        """
         taken = []
         for folder, _, names in os.walk(self.running.store):  # which takes a folder that vanishes for empty
             for name in names:
                 try:
-                    taken.append(Path(folder, name).read_bytes())
+                    taken.append(_whole(Path(folder, name), seen))
                 except FileNotFoundError:
                     continue  # it had that one already, and has removed it
         if taken:
             for path in self.running.store.iterdir():
                 shutil.rmtree(path, ignore_errors=True)
         return taken
+
+
+def _whole(path: Path, seen: Collection[bytes]) -> bytes:
+    content = path.read_bytes()
+    for _ in range(50):
+        if hashlib.sha256(content).digest() in seen:
+            break
+        time.sleep(0.02)
+        content = path.read_bytes()
+    return content
 
 
 class Rig:
@@ -117,7 +129,12 @@ class Rig:
         statuses = exchange(self.port, sent, answers=answers, ends=ends)
         if len(statuses) < answers:
             self._settle()
-        stored = self.store.take()
+        stored = self.store.take(self.seen)
+        for _ in range(50):  # what is backgrounded comes a little later
+            if stored or 202 not in statuses:
+                break
+            time.sleep(0.02)
+            stored = self.store.take(self.seen)
         unseen = [content for content in stored if hashlib.sha256(content).digest() not in self.seen]
         return Outcome(statuses, stored, unseen)
 

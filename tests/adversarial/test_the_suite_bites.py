@@ -27,7 +27,6 @@ BODIES: Mapping[Read, Sequence[str]] = {
         "part length: a boundary within the length",
     ],
     by_splitting: [
-        "boundary: a bare CR and the end, then a tail",
         "boundary: a bare LF, and a second file",
         "boundary: nothing before, and a second file",
         "boundary: three hyphens before",

@@ -44,6 +44,8 @@ class Pictrs:
         max_files: int = 4,
         max_file_size_mb: int = 40,
         settings: dict[str, str] | None = None,
+        validation: str | None = None,
+        dummy: bool = False,
         faults: tuple[str, ...] = (),
     ) -> None:
         """
@@ -51,6 +53,8 @@ class Pictrs:
             folder: for its store, its database and its log.
             real: the program; None starts the stand-in.
             settings: more of pict-rs's own, without `PICTRS__`.
+            validation: URL of the validation hook.
+            dummy: store whatever comes, byte for byte, without looking at it (`danger_dummy_mode`).
             faults: options of the stand-in.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,14 +64,20 @@ class Pictrs:
         self.store = folder / "files"
         self.is_real = real is not None
         if real is None:
+            hook = ["--validation", validation] if validation else []
+            hook += ["--dummy"] if dummy else []
             limits = ["--max-files", str(max_files), "--max-file-size-mb", str(max_file_size_mb)]
             command = [sys.executable, "-m", "tests.pictrs", "--port", str(self.port), "--api-key", API_KEY]
             self.program = Program(
-                [*command, "--store", self.store, *limits, *faults],
+                [*command, "--store", self.store, *limits, *hook, *faults],
                 folder / "log",
                 cwd=Path(__file__).parents[2],
             )
         else:
+            if dummy:
+                settings = {**(settings or {}), "SERVER__DANGER_DUMMY_MODE": "true"}
+            if validation:
+                settings = {**(settings or {}), "MEDIA__EXTERNAL_VALIDATION": validation}
             assert not faults, "only the stand-in plays faults"
             self.program = Program(
                 [real, "run"],

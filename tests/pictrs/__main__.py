@@ -11,15 +11,19 @@ import argparse
 import asyncio
 import base64
 import hashlib
+import http.client
 import io
 import json
 import re
 import time
+import urllib.error
+import urllib.request
 import uuid
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from PIL import Image, ImageFilter, ImageOps
@@ -27,6 +31,7 @@ from PIL import Image, ImageFilter, ImageOps
 from proxy.aliases import alias_key
 from proxy.media import Format, Kind, Measure, Size, measure, processed_size, recognise
 from proxy.media.geometry import STEPS
+from proxy.media.signatures import PNG
 
 _FORMAT_BYTES = {
     "apng": 0,
@@ -103,6 +108,7 @@ class StandIn:
         self.files: dict[bytes, Stored] = {}
         self.by_alias: dict[bytes, Stored] = {}
         self.uploads: dict[str, Any] = {}
+        self.proxied: dict[str, Stored] = {}
         self.not_found: Stored | None = None
 
     def application(self) -> web.Application:
@@ -112,6 +118,7 @@ class StandIn:
         route("POST", "/image", self.upload)
         route("POST", "/image/backgrounded", self.upload_backgrounded)
         route("GET", "/image/backgrounded/claim", self.claim)
+        route("GET", "/image/download", self.download)
         route("GET", "/image/original/{alias:[^/]+}", self.original)
         route("HEAD", "/image/original/{alias:[^/]+}", self.original)
         route("GET", "/image/original", self.original)
@@ -188,7 +195,7 @@ class StandIn:
         return web.Response()
 
     async def upload(self, request: web.Request) -> web.Response:
-        made = [(self.ingest(content, request), None) for _, content in await self.form(request)]
+        made = [(await self.ingest(content, request), None) for _, content in await self.form(request)]
         return self.stored_answer(
             201, [self.entry(stored, self.alias(stored, name)) for stored, name in made]
         )
@@ -197,7 +204,7 @@ class StandIn:
         entries, files = [], await self.form(request)
         self.all_media(files)
         for name, content in files:
-            stored, name = self.ingest(content, request), name.rpartition("/")[2]
+            stored, name = await self.ingest(content, request), name.rpartition("/")[2]
             if alias_key(name) in self.by_alias:
                 raise Problem(
                     400, "duplicate-alias", "Tried to save an image with an already-taken name", status_06=500
@@ -210,7 +217,7 @@ class StandIn:
         for _, content in await self.form(request):
             upload_id = str(uuid.uuid4())
             try:
-                stored = self.ingest(content, request)
+                stored = await self.ingest(content, request)
                 self.uploads[upload_id] = self.entry(stored, self.alias(stored, None))
             except Problem as problem:
                 self.uploads[upload_id] = problem
@@ -231,7 +238,7 @@ class StandIn:
 
     def all_media(self, files: list[tuple[str, bytes]]) -> list[bytes]:
         """The contents; an error, and nothing stored, where one of them is no media."""
-        return [content for _, content in files if recognised(content)]
+        return [content for _, content in files if self.options.dummy or recognised(content)]
 
     async def form(self, request: web.Request) -> list[tuple[str, bytes]]:
         def wrong(msg: str) -> Problem:
@@ -269,7 +276,39 @@ class StandIn:
                 raise Problem(400, "validate-file-empty", "Uploaded file is empty")
         return files
 
-    def ingest(self, content: bytes, request: web.Request) -> Stored:
+    async def download(self, request: web.Request) -> web.Response:
+        if "url" not in request.query:
+            raise Problem(400, "invalid-query", "missing field `url`")
+        stored = await self.ingest(await fetched(request.query["url"]), request)
+        entry = self.entry(stored, self.alias(stored, None))
+        if request.query.get("backgrounded") != "true":
+            return self.stored_answer(201, [entry])
+        upload_id = str(uuid.uuid4())
+        self.uploads[upload_id] = entry
+        uploads = [{"upload_id": upload_id}]
+        return self.json(202, {"uploads": uploads} if self.is_06 else {"msg": "ok", "uploads": uploads})
+
+    async def fetch_proxied(self, request: web.Request) -> None:
+        """Fetches what a `proxy=` names, and keeps it."""
+        url = request.query.get("proxy")
+        if url is not None and url not in self.proxied and request.method == "GET":
+            stored = await self.ingest(await fetched(url), request)
+            self.alias(stored, None)
+            self.proxied[url] = stored
+
+    async def validate(self, content: bytes, media: Format) -> None:
+        """Asks the validation hook, in the shape of either version."""
+        if self.options.validation is None:
+            return
+        status = await asyncio.to_thread(asked, self.options.validation, content, media, self.is_06)
+        if status is None:
+            raise Problem(500, "http-client-error", "Connection refused (os error 111)")
+        if not 200 <= status < 300:
+            raise Problem(400, "failed-external-validation", "Failed external validation")
+
+    async def ingest(self, content: bytes, request: web.Request) -> Stored:
+        if self.options.dummy:
+            return self.keep(content, PNG, Measure(Size(1, 1)))
         media = recognised(content)
         found, upright = self.decoded(content, media)
         steps = self.check_limits(request, media, found, len(content))
@@ -280,6 +319,10 @@ class StandIn:
             self.processed(image, steps).save(file, _WRITERS.get(media.extension, media.extension.upper()))
             content = file.getvalue()
             found = Measure(processed_size(found.size, steps), found.frames)
+        await self.validate(content, media)
+        return self.keep(content, media, found)
+
+    def keep(self, content: bytes, media: Format, found: Measure) -> Stored:
         digest = hashlib.sha256(content).digest()
         raw_key = digest + len(content).to_bytes(6) + bytes([_FORMAT_BYTES[media.extension]])
         stored = self.files.get(raw_key)
@@ -382,7 +425,7 @@ class StandIn:
             if len(request.query.getall(key, [])) == 1:
                 return self.by_alias.get(alias_key(request.query[key]))
         if "proxy" in request.query:
-            return None
+            return self.proxied.get(request.query["proxy"])
         raise Problem(400, "invalid-query", _NO_SOURCE if "src" in keys else _NO_ALIAS)
 
     def missing(self, request: web.Request) -> web.Response:
@@ -393,6 +436,7 @@ class StandIn:
         return web.Response(status=404)
 
     async def original(self, request: web.Request) -> web.StreamResponse:
+        await self.fetch_proxied(request)
         stored = self.named(request)
         if stored is None:
             if self.not_found is not None and request.method == "GET":
@@ -401,6 +445,7 @@ class StandIn:
         return await self.serve(request, stored, stored.content, stored.details["content_type"])
 
     async def process(self, request: web.Request) -> web.StreamResponse:
+        await self.fetch_proxied(request)
         stored, content, content_type, _ = self.variant(request, make=request.method == "GET")
         if stored is None:
             return self.missing(request)
@@ -492,6 +537,7 @@ class StandIn:
         return self.json(200, {**stored.details, **changes})
 
     async def blurhash(self, request: web.Request) -> web.Response:
+        await self.fetch_proxied(request)
         stored = self.named(request)
         if stored is None:
             raise self.no_file(status_06=400)
@@ -596,6 +642,46 @@ class StandIn:
         return self.json(200, recorded, with_msg=False)
 
 
+async def fetched(url: str) -> bytes:
+    """What is behind a URL, or pict-rs's error."""
+
+    def fetch() -> bytes:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                return bytes(response.read())
+        except urllib.error.HTTPError as error:
+            msg = f"Unable to download image, bad response {error.code} {error.reason}"
+            raise Problem(500, "download-file-error", msg) from None
+        except ValueError:
+            raise Problem(400, "download-file-error", "relative URL without a base") from None
+        except OSError:
+            raise Problem(500, "http-client-error", "Connection refused (os error 111)") from None
+
+    return await asyncio.to_thread(fetch)
+
+
+def asked(url: str, content: bytes, media: Format, is_06: bool) -> int | None:
+    """The hook's status, None where nobody is there. 0.6 sends two Content-Type headers."""
+    where = urlsplit(url)
+    connection = http.client.HTTPConnection(where.netloc, timeout=30)
+    types, body = [media.stored_type], content
+    if is_06:
+        head = "--b\r\nContent-Disposition: form-data; name*=utf-8''01%2Fa2\r\n\r\n"
+        types.append("multipart/form-data; boundary=b")
+        body = head.encode() + content + b"\r\n--b--\r\n"
+    try:
+        connection.putrequest("POST", where.path)
+        for one in types:
+            connection.putheader("Content-Type", one)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
 def recognised(content: bytes) -> Format:
     """What it is, or the error of pict-rs where it is nothing."""
     media = recognise(content)
@@ -628,6 +714,8 @@ def main() -> None:
     parser.add_argument("--max-file-size-mb", type=int, default=40)
     parser.add_argument("--slow", type=float, default=0, metavar="SECONDS", help="wait before every answer")
     parser.add_argument("--cut-off", type=int, metavar="BYTES", help="break off every file after so many")
+    parser.add_argument("--dummy", action="store_true", help="take any bytes for a PNG of one pixel")
+    parser.add_argument("--validation", metavar="URL", help="ask there before anything is stored")
     parser.add_argument("--lie", action="store_true", help="answer uploads with 201 and nonsense")
     options = parser.parse_args()
     options.store.mkdir(parents=True, exist_ok=True)

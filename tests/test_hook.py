@@ -1,0 +1,179 @@
+"""pict-rs's validation hook for real: pict-rs asks the gate about everything that it is about to keep."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests import pictrs, pictures
+from tests.client import form, get, send, upload
+from tests.fake import Fake, Reply
+from tests.gate import Classifier, Gate, scripted
+from tests.processes import free_port
+
+SIGNALS = {"sexual": 0.9, "minor": 0.8}
+HARMLESS = {"sexual": 0.0, "minor": 0.0}
+
+
+@pytest.fixture(scope="module")
+def unseen() -> dict[str, bytes]:
+    """Pictures that the classifier holds in pict-rs's own rewriting of them too."""
+    return {
+        "turned": pictures.turned_jpeg((320, 240), seed=1600),
+        "turned, again": pictures.turned_jpeg((320, 240), seed=1601),
+        "twice": pictures.png((320, 240), seed=1602),
+    }
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[tuple[Fake, dict[str, bytes]]]:
+    pages: dict[str, bytes] = {}
+    fake = Fake(lambda asked: Reply(200, pages[asked.target]) if asked.target in pages else Reply(404))
+    yield fake, pages
+    fake.close()
+
+
+@pytest.fixture(scope="module")
+def strict(
+    tmp_path_factory: pytest.TempPathFactory, unseen: dict[str, bytes]
+) -> Iterator[tuple[Gate, pictrs.Pictrs]]:
+    """A pict-rs that asks a gate, whose classifier holds everything but one picture."""
+    folder = tmp_path_factory.mktemp("hook")
+    harmless = [pictures.png(seed=1610), pictures.jpeg(seed=1611), pictures.png(seed=1612)]
+    internal = free_port()
+    running = pictrs.Pictrs(
+        folder / "pictrs",
+        real=pictrs.find(),
+        validation=f"http://127.0.0.1:{internal}/validate",
+    )
+    rules = [{"name": "nearly everything", "verdict": "hold", "at_least": {"sexual": 0.5}}]
+    recipe = scripted(folder, dict.fromkeys(harmless, HARMLESS), otherwise=SIGNALS)
+    looking = Classifier(folder, ensemble=recipe)
+    gate = Gate(
+        folder / "gate",
+        pictrs_url=running.url,
+        api_key=running.api_key,
+        classifier_url=looking.url,
+        rules=rules,
+        internal={"listen": f"127.0.0.1:{internal}"},
+        fetching={"downloads": "validate", "proxied": "validate", "hook_is_set": True},
+    )
+    yield gate, running
+    gate.stop()
+    looking.stop()
+    running.stop()
+
+
+def test_a_held_jpeg_that_pict_rs_rewrites_is_released_past_the_hook(
+    strict: tuple[Gate, pictrs.Pictrs], unseen: dict[str, bytes]
+) -> None:
+    gate, running = strict
+    content = unseen["turned"]
+    alias = gate.upload(content).json()["files"][0]["file"]
+    assert get(running.url, f"/image/original/{alias}").status == 404
+    gate.decide("release")
+    stored = get(running.url, f"/image/original/{alias}").body
+    assert stored and stored != content
+    # and the same upload passes from now on, although the model holds what pict-rs makes of it
+    assert gate.upload(content).status == 201
+    assert gate.upload(content, query="resize=200").status == 201
+
+
+def test_nothing_else_passes_by_the_door_of_a_release(
+    strict: tuple[Gate, pictrs.Pictrs], unseen: dict[str, bytes]
+) -> None:
+    gate, running = strict
+    gate.upload(unseen["turned, again"])
+    with gate.database() as database:
+        from proxy.database import cases
+
+        case = cases.listed(database)[0]
+        cases.releasing(database, case.id, reviewer="ann", sha256=str(case.sha256))
+    refused = upload(running.url, pictures.jpeg((320, 240), seed=1699))
+    assert (refused.status, refused.json()["code"]) == (400, "failed-external-validation")
+    gate.decide("release", case.id)
+
+
+def test_what_is_refused_twice_is_sealed_once_and_passes_after_its_release(
+    strict: tuple[Gate, pictrs.Pictrs], unseen: dict[str, bytes]
+) -> None:
+    gate, running = strict
+    before = len(gate.cases())
+    for _ in range(3):  # straight to pict-rs: nobody but the hook sees it
+        answer = upload(running.url, unseen["twice"])
+        assert (answer.status, answer.json()["code"]) == (400, "failed-external-validation")
+    assert len(gate.cases()) == before + 1
+    case = gate.cases()[0]
+    assert case["alias"] is None and case["sha256"] == hashlib.sha256(unseen["twice"]).hexdigest()
+    gate.decide("release", case["id"])
+    assert upload(running.url, unseen["twice"]).status == 201
+
+
+def test_uploads_imports_downloads_and_proxied_pictures_pass_when_harmless(
+    strict: tuple[Gate, pictrs.Pictrs], site: tuple[Fake, dict[str, bytes]]
+) -> None:
+    gate, running = strict
+    fake, pages = site
+    assert gate.upload(pictures.png(seed=1610)).status == 201
+    content_type, body = form([("chosen.png", pictures.png(seed=1612))])
+    headers = {"Content-Type": content_type, "X-Api-Token": running.api_key}
+    assert send(gate.url, "POST", "/internal/import", headers=headers, body=body).status == 201
+    pages["/harmless.png"], pages["/proxied.png"] = pictures.png(seed=1610), pictures.png(seed=1612)
+    url = quote(f"{fake.url}/harmless.png", safe="")
+    assert get(gate.url, f"/image/download?url={url}").status == 201
+    url = quote(f"{fake.url}/proxied.png", safe="")
+    assert get(gate.url, f"/image/original?proxy={url}").body == pages["/proxied.png"]
+
+
+def test_a_held_download_and_a_held_proxied_picture_are_refused_and_sealed_once(
+    strict: tuple[Gate, pictrs.Pictrs], site: tuple[Fake, dict[str, bytes]]
+) -> None:
+    gate, _ = strict
+    fake, pages = site
+    pages["/held.png"] = pictures.png(seed=1620)
+    before = len(gate.cases())
+    url = quote(f"{fake.url}/held.png", safe="")
+    for target in (f"/image/download?url={url}", f"/image/original?proxy={url}"):
+        for _ in range(2):
+            answer = get(gate.url, target)
+            assert (answer.status, answer.json()["code"]) == (400, "failed-external-validation")
+    assert len(gate.cases()) == before + 1
+
+
+@pytest.fixture
+def unset(tmp_path: Path, running_pictrs: pictrs.Pictrs, classifier: Classifier) -> Iterator[Gate]:
+    """A gate whose operator says that the hook is set, before a pict-rs where it is not."""
+    gate = Gate(
+        tmp_path / "gate",
+        pictrs_url=running_pictrs.url,
+        api_key=running_pictrs.api_key,
+        classifier_url=classifier.url,
+        fetching={"downloads": "validate", "proxied": "validate", "hook_is_set": True},
+    )
+    yield gate
+    gate.stop()
+
+
+@pytest.mark.parametrize("target", ["/image/download?url={}", "/image/original?proxy={}"])
+def test_a_fetch_that_nobody_was_asked_about_is_noticed_and_taken_back(
+    unset: Gate, running_pictrs: pictrs.Pictrs, site: tuple[Fake, dict[str, bytes]], target: str
+) -> None:
+    fake, pages = site
+    seed = 1630 if "download" in target else 1631
+    pages[f"/{seed}.png"] = pictures.png(seed=seed)
+    url = quote(f"{fake.url}/{seed}.png", safe="")
+    get(unset.url, target.format(url))
+    for _ in range(100):  # of a proxied picture it is noticed once it has gone through
+        if "not set to this gate" in unset.log():
+            break
+        time.sleep(0.05)
+    assert "not set to this gate" in unset.log()
+    assert any(entry.act == "stored unseen" for entry in unset.ledger())
+    again = get(unset.url, target.format(url))
+    assert (again.status, again.json()["code"]) == (403, "not-gated")
+    assert get(running_pictrs.url, f"/image/details/original?proxy={url}").status == 404
