@@ -183,8 +183,9 @@ def _gateway(
     config, database, pictrs = made.config, made.database, made.pictrs
     largest_bytes = config.pictrs.max_file_size_mb * _MEGABYTE
     memory = config.server.memory_mb * _MEGABYTE
-    # Apart, so that slow readers keep no upload waiting.
-    budget, passing = Budget(memory * 3 // 4), Passing(pictrs, Budget(memory // 4))
+    # Apart, so that neither slow readers nor slow sites keep an upload waiting.
+    budget, passing = Budget(memory * 3 // 4), Passing(pictrs, Budget(memory // 8))
+    fetching = Budget(max(memory // 8, largest_bytes))
     pending = Pending(database, pictrs, placeholders)
     uploads = Uploads(
         settings=UploadSettings(
@@ -208,7 +209,7 @@ def _gateway(
         proxied=Proxied(config.fetching.proxied),
         fetcher=fetcher,
         largest_bytes=largest_bytes,
-        budget=budget,
+        budget=fetching,
         watch=watch,
         pending=pending,
         uploads=uploads,

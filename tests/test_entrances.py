@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
+from proxy.database import Case
 from tests import pictures
 from tests.client import Answer, form, get, send, upload
 from tests.fake import Fake, Reply
@@ -358,3 +360,60 @@ def test_what_is_uploaded_directly_and_through_the_gate_is_answered_alike(
     content = pictures.png(seed=1590)
     direct, through = upload(running_pictrs.url, content), gate.upload(content)
     assert direct.json().keys() == through.json().keys()
+
+
+def test_a_header_that_is_no_text_keeps_nothing_from_being_sealed(gate: Gate, hit: bytes) -> None:
+    content_type, body = form([("a", hit)])
+    token = "a.eyJzdWIiOiJcdWQ4MDAifQ.c"  # the user id is half a character
+    lines = (
+        f"POST /image HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\n"
+        f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gate.port), timeout=30) as connection:
+        connection.sendall(lines.encode() + b"User-Agent: x\xff\r\n\r\n" + body)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 201")
+    assert gate.cases()[0]["sha256"] == hashlib.sha256(hit).hexdigest()
+
+
+def test_a_release_that_pict_rs_refuses_half_way_leaves_nothing_there(
+    gate: Gate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    alias = gate.upload(hit).json()["files"][0]["file"]
+    url = quote(f"https://lemmy.example/pictrs/image/{alias}", safe="")
+    thumbnail = get(gate.url, f"/image/download?url={url}&resize=100").json()["files"][0]["file"]
+    case = gate.cases()[0]["id"]
+    with gate.database() as database, database.writing() as session:
+        session.get_one(Case, case).promises[1].arguments = [["max_width", "10"]]
+    refused = gate.review("release", case, check=False)
+    assert refused.returncode == 1 and "validate-width" in refused.stderr
+    assert gate.cases()[0]["state"] == "pending"
+    for one in (alias, thumbnail):
+        assert get(running_pictrs.url, f"/image/original/{one}").status == 404
+        assert get(gate.url, f"/image/original/{one}").headers["cache-control"] == "no-store"
+
+
+def test_an_alias_that_is_deleted_while_its_release_is_under_way_does_not_come_back(
+    gate: Gate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    entry = gate.upload(hit).json()["files"][0]
+    case = gate.cases()[0]["id"]
+    killed = gate.review("release", case, check=False, env={"PICTRS_GATE_FAULT": "imported"})
+    assert killed.returncode == -9
+    assert get(running_pictrs.url, f"/image/original/{entry['file']}").status == 200
+    target = f"/image/delete/{entry['delete_token']}/{entry['file']}"
+    assert send(gate.url, "DELETE", target).status == 204
+    gate.review("release", case)
+    for url in (gate.url, running_pictrs.url):
+        assert get(url, f"/image/original/{entry['file']}").status == 404
+
+
+def test_one_request_does_not_import_two_files_under_one_name(
+    gate: Gate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    name = f"{uuid.uuid4()}.png"
+    key = {"X_Api_Token": running_pictrs.api_key}
+    files = ((name, hit), (name.upper().replace("PNG", "png"), pictures.png(seed=1540)))
+    answer = post(gate.url, "/internal/import", *files, **key)
+    assert answer.json()["code"] == "duplicate-alias"
+    assert get(gate.url, f"/image/original/{name}").status == 404

@@ -97,3 +97,20 @@ def test_a_slow_reader_gets_all_of_a_large_picture(gate: Gate, running_pictrs: P
             if time.monotonic() - began < 7:
                 time.sleep(0.05)  # 1.3 MB/s, until any pict-rs would have lost its patience
     assert bytes(received).partition(b"\r\n\r\n")[2] == content
+
+
+async def test_giving_up_and_giving_back_in_the_same_moment_is_no_error() -> None:
+    budget = Budget(100)
+    assert budget.try_lend(80)
+
+    async def wait() -> None:
+        async with budget.lend(50):
+            raise AssertionError("nobody may get here")
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    budget.give_back(80)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert budget.lent == 0

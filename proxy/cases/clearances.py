@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,16 @@ class Clearances:
         self._now: Counter[str] = Counter()
 
     @contextmanager
-    def of(self, sha256: list[str]) -> Iterator[None]:
-        """While the block lasts, files that look like these pass the hook."""
+    def of(self, sha256: list[str], *, lingering_s: float = 0) -> Iterator[None]:
+        """While the block lasts, and some seconds more, files that look like these pass the hook."""
         self._now.update(sha256)
         try:
             yield
         finally:
-            self._now.subtract(sha256)
+            if lingering_s and sha256:
+                asyncio.get_running_loop().call_later(lingering_s, self._now.subtract, sha256)
+            else:
+                self._now.subtract(sha256)
 
     @property
     def now(self) -> frozenset[str]:

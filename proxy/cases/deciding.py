@@ -64,11 +64,13 @@ class Decider:
             raise CaseError(f"{case_id}: the same file is {decision.reason}, so it cannot be released")
         if case.pdq is None:
             await self._look(case, opened, sha256)
+        is_repeated = case.state is CaseState.RELEASING
         case = await self._database.run(cases.releasing, case_id, reviewer=reviewer, sha256=sha256)
         try:
-            return await self._store(case, opened, reviewer)
-        except CaseError:  # a confirmation has overtaken it
-            await self._take_back(case_id)
+            return await self._store(case, opened, reviewer, is_repeated=is_repeated)
+        except (CaseError, PictrsError):
+            if (await self._database.run(cases.get, case_id)).state is CaseState.CONFIRMED:
+                await self._take_back(case_id)  # a confirmation has overtaken it
             raise
 
     async def confirm(self, case_id: str, *, identity_file: Path | None, reviewer: str) -> Case:
@@ -92,7 +94,7 @@ class Decider:
             sha256 = str((await self._open(case, identity_file)).facts["sha256"])
         before = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
         cases.check_no_release_since(case, before)
-        if case.state is CaseState.RELEASING:
+        if case.state is CaseState.RELEASING or any(promise.stored_at for promise in case.promises):
             await self._take_back(case_id)  # first: whoever reads past the gate would see it
         return await self._database.run(
             cases.confirmed, case_id, reviewer=reviewer, sha256=sha256, before=before
@@ -118,13 +120,16 @@ class Decider:
         if isinstance(look, Seen):
             await self._database.run(cases.seen_since, case.id, pdq=look.pdq, pdq_quality=look.pdq_quality)
 
-    async def _store(self, case: Case, opened: Opened, reviewer: str) -> Case:
+    async def _store(self, case: Case, opened: Opened, reviewer: str, *, is_repeated: bool) -> Case:
         """Imports the original under every alias until there is none left, and ends the release."""
         while True:
             for promise in await self._database.run(cases.to_store, case.id):
-                token = await self._import(case, promise, opened, reviewer)
+                if not await self._database.run(cases.storing, promise):
+                    continue
+                token = await self._import(case, promise, opened, reviewer, is_repeated=is_repeated)
                 self._fault("imported")
-                await self._database.run(cases.stored, promise, token=token)
+                if not await self._database.run(cases.stored, promise, token=token):
+                    await self._pictrs.delete(promise.alias)
             case = await self._database.run(cases.get, case.id)
             found = [await self._pictrs.stored_sha256(one.alias) for one in case.promises if one.stored_at]
             released = await self._database.run(
@@ -133,16 +138,19 @@ class Decider:
             if released is not None:
                 return released
 
-    async def _import(self, case: Case, promise: Promise, opened: Opened, reviewer: str) -> str | None:
+    async def _import(
+        self, case: Case, promise: Promise, opened: Opened, reviewer: str, *, is_repeated: bool
+    ) -> str | None:
         """Stores the original; returns pict-rs's delete token, or None where it was stored before."""
         file = OutgoingFile(promise.alias, case.content_type or "application/octet-stream", opened.original)
         try:
             entry = await self._pictrs.import_file(file, [(key, value) for key, value in promise.arguments])
         except PictrsError as error:
-            # The alias is the gate's to give: whoever has it stored got it from an earlier release.
-            if error.code == "duplicate-alias" and await self._pictrs.has(promise.alias):
+            # The alias is the gate's to give: whoever has it stored got it from an earlier attempt.
+            if is_repeated and error.code == "duplicate-alias" and await self._pictrs.has(promise.alias):
                 return None
             if error.code is not None:
+                await self._take_back(case.id, but=promise if error.code == "duplicate-alias" else None)
                 await self._database.run(
                     cases.not_released, case.id, reviewer=reviewer, reason=f"{error.status} {error.code}"
                 )
@@ -151,7 +159,8 @@ class Decider:
         token = entry.get("delete_token")
         return token if isinstance(token, str) else None
 
-    async def _take_back(self, case_id: str) -> None:
-        case = await self._database.run(cases.get, case_id)
-        for promise in case.promises:
-            await self._pictrs.delete(promise.alias)
+    async def _take_back(self, case_id: str, *, but: Promise | None = None) -> None:
+        """Takes away from pict-rs what a release has stored; `but` is an alias of somebody else's picture."""
+        for alias in await self._database.run(cases.not_stored, case_id):
+            if but is None or alias != but.alias:
+                await self._pictrs.delete(alias)

@@ -58,7 +58,7 @@ class Quarantine:
             self._fault("case-written")
             unfinished.rename(self._folder / name)
             self._sync_folder()
-        except (OSError, SealingError) as error:
+        except (OSError, SealingError, ValueError) as error:
             unfinished.unlink(missing_ok=True)
             raise SealingError(f"case {case_id} could not be written: {error}") from None
         return name

@@ -15,6 +15,8 @@ from proxy.database.engine import Database, in_words
 from proxy.database.models import Case, CaseState, KnownHash, Promise
 from proxy.errors import AliasTaken, CaseError
 
+# Of one case. Lemmy makes one thumbnail a post; a release stores them one after the other.
+_MOST_PROMISES = 32
 _DECIDED = (CaseState.RELEASED, CaseState.CONFIRMED)
 
 
@@ -115,10 +117,10 @@ def promise_of(database: Database, key: bytes) -> Promise | None:
 
 
 def promise_more(database: Database, promise: Promise) -> bool:
-    """A further alias for a case that no human has decided; False where one has, meanwhile."""
+    """A further alias for a case; False where a human has decided it, or it has too many already."""
     with database.writing() as session:
         case = session.get_one(Case, promise.case_id)
-        if case.state in _DECIDED:
+        if case.state in _DECIDED or len(case.promises) >= _MOST_PROMISES:
             return False
         session.add(promise)
         ledger.append(session, "further alias", actor="gate", case_id=case.id, facts={"alias": promise.alias})
@@ -137,27 +139,63 @@ def claim(database: Database, upload_id: str) -> Promise | None:
     return promise
 
 
-def remove(database: Database, promises: Collection[Promise], *, act: str) -> None:
-    """Somebody has deleted aliases in Lemmy: their placeholders go, the case stays, the ledger tells."""
+def remove(database: Database, promises: Collection[Promise], *, act: str) -> list[str]:
+    """Somebody has deleted aliases in Lemmy: their placeholders go, the case stays, the ledger tells.
+
+    Returns:
+        Those of them that pict-rs has, or may be about to get.
+    """
     with database.writing() as session:
-        for given in promises:
-            promise = session.get_one(Promise, given.number)
+        kept = [session.get_one(Promise, given.number) for given in promises]
+        for promise in kept:
             if promise.removed_at is None:
                 promise.removed_at = datetime.now(UTC)
                 facts = {"alias": promise.alias}
                 ledger.append(session, act, actor="client", case_id=promise.case_id, facts=facts)
+        in_pictrs = (CaseState.RELEASING, CaseState.RELEASED)
+        return [promise.alias for promise in kept if promise.stored_at or promise.case.state in in_pictrs]
 
 
-def stored(database: Database, promise: Promise, *, token: str | None) -> None:
+def storing(database: Database, promise: Promise) -> bool:
+    """A release is about to store one alias: it is still under way.
+
+    Returns:
+        False where the alias was deleted meanwhile.
+
+    Raises:
+        CaseError: the release is not under way any more.
+    """
+    with database.writing() as session:
+        kept = session.get_one(Promise, promise.number)
+        if kept.case.state is not CaseState.RELEASING:
+            raise CaseError(f"{kept.case_id}: is {kept.case.state} by {kept.case.decided_by}")
+        kept.case.decided_at = datetime.now(UTC)
+        return kept.removed_at is None
+
+
+def stored(database: Database, promise: Promise, *, token: str | None) -> bool:
     """A release has stored one alias in pict-rs.
 
     Args:
         token: pict-rs's own delete token; None where an earlier attempt has stored it.
+
+    Returns:
+        False where the alias was deleted meanwhile, so that it must not stay there.
     """
     with database.writing() as session:
         kept = session.get_one(Promise, promise.number)
         kept.stored_at = datetime.now(UTC)
         kept.stored_token = token or kept.stored_token
+        return kept.removed_at is None
+
+
+def not_stored(database: Database, case_id: str) -> list[str]:
+    """Whatever a release has stored is about to be taken back; the aliases that pict-rs may have."""
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        for promise in case.promises:
+            promise.stored_at = promise.stored_token = None
+        return [promise.alias for promise in case.promises]
 
 
 # --- decisions ---

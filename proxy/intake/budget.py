@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 
 class Budget:
@@ -43,7 +43,8 @@ class Budget:
                 if turn.done() and not turn.cancelled():  # it came together with the deadline
                     self.give_back(count)
                 else:
-                    self._waiting.remove((count, turn))
+                    with suppress(ValueError):  # passed over already, by somebody who gave back
+                        self._waiting.remove((count, turn))
                     self._next()
                 raise
         else:

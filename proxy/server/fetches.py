@@ -137,14 +137,14 @@ class Fetches:
         """
         if self._proxied is Proxied.REFUSE or self._watch.is_missing:
             raise _refused()
-        before = self._watch.calls
         # As long as the hook has never called, each new address is a test of it.
-        is_test = before == 0 and not await self._pictrs.has_proxied(url)
-        response = await self._passing.pass_on(request, target)
-        if is_test and response.status == 200 and self._watch.calls == before:
-            await self._pictrs.delete_proxied(url)
-            await self._complain("proxied picture")
-        return response
+        is_test = self._watch.calls == 0 and not await self._pictrs.has_proxied(url)
+        try:
+            return await self._passing.pass_on(request, target)
+        finally:  # whatever became of the answer
+            if is_test and self._watch.calls == 0 and await self._pictrs.has_proxied(url):
+                await self._complain("proxied picture")
+                await self._pictrs.delete_proxied(url)
 
     async def _further(self, promise: Promise, arguments: Query, *, is_backgrounded: bool) -> web.Response:
         """A thumbnail of a held picture: a further alias of the same case, with arguments of its own."""
@@ -191,7 +191,8 @@ class Fetches:
 
     async def _validated(self, request: web.BaseRequest, query: Query) -> web.Response:
         """Left to pict-rs; what it has stored without asking the gate is deleted again."""
-        if self._watch.is_missing:
+        is_later = ("backgrounded", "true") in query  # when nobody waits any more to see whether it calls
+        if self._watch.is_missing or (is_later and self._watch.calls == 0):
             raise _refused()
         before = self._watch.calls
         answer = await self._pictrs.get(write_target(_DOWNLOAD, query))
@@ -202,9 +203,9 @@ class Fetches:
         return answers.relayed(answer)
 
     async def _take_back(self, stored: Sequence[dict[str, Any]]) -> None:
+        await self._complain("download")
         for entry in stored:
             await self._pictrs.delete(str(entry.get("file")))
-        await self._complain("download")
 
     async def _complain(self, what: str) -> None:
         self._watch.is_missing = True

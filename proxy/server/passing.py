@@ -49,6 +49,7 @@ _HOP_BY_HOP = frozenset(
 )
 _LARGEST_BODY = 64 * 1024
 _BODY_S = 10.0
+_SLOWEST_READ_S = 600.0  # for memory that is lent; 40 MB at 70 kB/s
 _SMALL_ANSWER = 256 * 1024  # bytes; the sockets hold about as much
 _STALL_S = 60.0  # a client that takes nothing for so long is gone
 
@@ -89,12 +90,12 @@ class Passing:
             taken: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
             taking = asyncio.create_task(_take(upstream, taken))
             try:
-                return await _stream(request, upstream, _taken(taken))
+                return await _stream(request, upstream, _taken(taken), within_s=_SLOWEST_READ_S)
             finally:
+                self._budget.give_back(length)
                 taking.cancel()
                 with suppress(asyncio.CancelledError):
                     await taking
-                self._budget.give_back(length)
 
 
 async def _take(upstream: aiohttp.ClientResponse, into: asyncio.Queue[bytes | Exception | None]) -> None:
@@ -102,7 +103,7 @@ async def _take(upstream: aiohttp.ClientResponse, into: asyncio.Queue[bytes | Ex
     try:
         async for chunk in upstream.content.iter_any():
             into.put_nowait(chunk)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 — or whoever waits for the rest would wait for ever
         into.put_nowait(error)
     else:
         into.put_nowait(None)
@@ -136,7 +137,11 @@ def _passed_headers(headers: Sequence[tuple[str, str]], connection: str) -> list
 
 
 async def _stream(
-    request: web.BaseRequest, upstream: aiohttp.ClientResponse, chunks: AsyncIterator[bytes]
+    request: web.BaseRequest,
+    upstream: aiohttp.ClientResponse,
+    chunks: AsyncIterator[bytes],
+    *,
+    within_s: float | None = None,
 ) -> web.StreamResponse:
     """pict-rs's answer, piece by piece; cut off where pict-rs's is, so that half a file never looks whole."""
     response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
@@ -146,9 +151,10 @@ async def _stream(
     response.headers["Server"] = answers.SERVER
     await response.prepare(request)
     try:
-        async for chunk in chunks:
-            async with asyncio.timeout(_STALL_S):
-                await response.write(chunk)
+        async with asyncio.timeout(within_s):
+            async for chunk in chunks:
+                async with asyncio.timeout(_STALL_S):
+                    await response.write(chunk)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         log.info("an answer was cut off: %s", type(error).__name__)
         if request.transport is not None:

@@ -43,7 +43,7 @@ class Removals:
         promise = None
         if value and key != "proxy":
             promise = await self._database.run(cases.promise_of, alias_key(value))
-        if promise is None or promise.removed_at is not None:
+        if promise is None or (promise.removed_at is not None and match.route.name != "delete"):
             named = [(key, value)] if key else []
             return await self._passing.pass_on(request, write_target(segments_of(match), named))
         if match.route.name == "delete":
@@ -62,7 +62,8 @@ class Removals:
 
     async def _by_token(self, request: web.BaseRequest, match: Match, promise: Promise) -> web.StreamResponse:
         is_promised = hmac.compare_digest(_token(match.captured["token"]), _token(promise.delete_token))
-        if promise.case.state is CaseState.RELEASED and not is_promised:
+        is_open = promise.removed_at is None and promise.case.state is not CaseState.RELEASED
+        if not is_open and not is_promised:
             return await self._passing.pass_on(request, write_target(segments_of(match)))
         if not is_promised:
             raise refusals.DELETE_TOKEN_WRONG()
@@ -71,10 +72,8 @@ class Removals:
 
     async def _remove(self, promises: list[Promise], act: str) -> None:
         """Takes aliases away, from pict-rs too where a release has brought them there, or may just do so."""
-        await self._database.run(cases.remove, promises, act=act)
-        for promise in promises:
-            if promise.case.state in (CaseState.RELEASED, CaseState.RELEASING):
-                await self._pictrs.delete(promise.alias)
+        for alias in await self._database.run(cases.remove, promises, act=act):
+            await self._pictrs.delete(alias)  # again, where an earlier attempt did not get so far
 
 
 def _token(text: str) -> bytes:

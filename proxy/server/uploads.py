@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy import refusals
 from proxy.aliases import alias_key
 from proxy.cases.clearances import Clearances
+from proxy.cases.deciding import RELEASE_S
 from proxy.cases.keeping import Keeper, Origin, Wanted
 from proxy.channels.looks import Look, Priority, Seen, Unseen
 from proxy.database import Database, Promise, cases, ledger
@@ -172,8 +173,8 @@ class Uploads:
                     uploads = await read_uploads(request, self._settings.limits)
             except TimeoutError:
                 raise Refusal(408, "request-timeout", "The upload took too long") from None
-            if entrance.names_are_aliases and not all(can_be_sent(one.alias) for one in uploads):
-                raise refusals.malformed("a file's name cannot be an alias")
+            if entrance.names_are_aliases:
+                _check_names([one.alias for one in uploads])
             return await self.take(uploads, arrival)
 
     async def take(self, uploads: Sequence[Upload], arrival: Arrival) -> web.Response:
@@ -280,7 +281,8 @@ class Uploads:
             files = [_outgoing(upload, arrival.entrance) for upload in allowed]
             within_s = max(arrival.deadline - asyncio.get_running_loop().time(), 0.1)
             known = [one.upload.sha256 for one in judged if one.look is None and not one.is_held]
-            with self._clearances.of(known):
+            # What is backgrounded comes to the hook when the answer is long given.
+            with self._clearances.of(known, lingering_s=RELEASE_S if arrival.entrance.is_backgrounded else 0):
                 answer = await self._pictrs.upload(
                     arrival.entrance, files, arrival.arguments.query, within_s=within_s
                 )
@@ -302,6 +304,13 @@ class Uploads:
             ],
             is_06=is_06,
         )
+
+
+def _check_names(aliases: Sequence[str]) -> None:
+    if not all(map(can_be_sent, aliases)):
+        raise refusals.malformed("a file's name cannot be an alias")
+    if len(set(map(alias_key, aliases))) < len(aliases):
+        raise refusals.ALIAS_TAKEN()
 
 
 def _outgoing(upload: Upload, entrance: Entrance) -> OutgoingFile:
