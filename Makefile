@@ -2,6 +2,7 @@
 #
 #   make demo [ARGS=--json|--keep]   the main job on real photographs; ends by itself
 #   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
+#   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
 #   make lint / make format          ruff and mypy / ruff
@@ -11,7 +12,7 @@ PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check --quiet
 CONSTRAINTS = .ci/constraints.txt
 
-.PHONY: demo test bench pict-rs lint format clean
+.PHONY: demo test fuzz bench pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
@@ -19,6 +20,11 @@ demo: .venv-demo/made
 test: .venv/made
 	.ci/packages.sh nginx:nginx-light age:age
 	.venv/bin/pytest $(ARGS)
+
+EXAMPLES ?= 20000
+fuzz: .venv/made
+	.ci/packages.sh nginx:nginx-light
+	GATE_FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/pytest tests/adversarial/test_any_body.py --timeout 0 $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light
