@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests import pictrs, pictures
 from tests.client import form, get, send, upload
-from tests.fake import Fake, Reply
+from tests.fake import Asked, Fake, Reply
 from tests.gate import Classifier, Gate, scripted
 from tests.processes import free_port
 
@@ -177,3 +178,37 @@ def test_a_fetch_that_nobody_was_asked_about_is_noticed_and_taken_back(
     again = get(unset.url, target.format(url))
     assert (again.status, again.json()["code"]) == (403, "not-gated")
     assert get(running_pictrs.url, f"/image/details/original?proxy={url}").status == 404
+
+
+def test_where_it_cannot_be_taken_back_one_answer_is_sent_and_no_more_is_fetched(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    asked_before = []
+
+    def reply(asked: Asked) -> Reply:
+        if "details" in asked.target and "proxy=" in asked.target:
+            asked_before.append(asked.target)
+            return Reply(404) if len(asked_before) == 1 else Reply(200, b"{}" * 1000, cut=True)
+        return Reply(200, b"a picture" if "proxy=" in asked.target else b"")
+
+    upstream = Fake(reply)
+    gate = Gate(
+        tmp_path / "gate",
+        pictrs_url=upstream.url,
+        api_key="k",
+        classifier_url=classifier.url,
+        fetching={"proxied": "validate", "hook_is_set": True},
+    )
+    request = b"GET /image/original?proxy=http%3A%2F%2Fx%2Fa.png HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", gate.port), timeout=20) as connection:
+        first, second = b"", b""
+        connection.sendall(request)
+        while not first.endswith(b"a picture"):
+            first += connection.recv(65536)
+        connection.sendall(request)
+        while not second.endswith(b"}"):
+            second += connection.recv(65536)
+    assert first.startswith(b"HTTP/1.1 200 ") and first.count(b"HTTP/1.1 ") == 1
+    assert second.startswith(b"HTTP/1.1 403 ") and second.count(b"HTTP/1.1 ") == 1
+    gate.stop()
+    upstream.close()
