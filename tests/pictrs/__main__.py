@@ -109,6 +109,7 @@ class StandIn:
         self.by_alias: dict[bytes, Stored] = {}
         self.uploads: dict[str, Any] = {}
         self.proxied: dict[str, Stored] = {}
+        self.proxied_as: dict[str, str] = {}
         self.not_found: Stored | None = None
 
     def application(self) -> web.Application:
@@ -293,7 +294,7 @@ class StandIn:
         url = request.query.get("proxy")
         if url is not None and url not in self.proxied and request.method == "GET":
             stored = await self.ingest(await fetched(url), request)
-            self.alias(stored, None)
+            self.proxied_as[url] = self.alias(stored, None)
             self.proxied[url] = stored
 
     async def validate(self, content: bytes, media: Format) -> None:
@@ -356,12 +357,19 @@ class StandIn:
         self, request: web.Request, media: Format, found: Measure, size: int
     ) -> list[tuple[str, str]]:
         limits, steps = {}, []
-        for key, value in request.query.items():
+        # What is proxied is kept as it came; its variants are made later.
+        query = {} if "proxy" in request.query else request.query
+        for key, value in query.items():
+            if request.path == "/image/download" and key in ("url", "backgrounded"):
+                continue
             if key in _NUMBERS:
                 if not value.isdigit() or int(value) >= _NUMBERS[key]:
                     raise Problem(400, "invalid-query", "invalid digit found in string", status_06=500)
                 limits[key] = int(value)
             elif key in _ALLOWS:
+                if value not in ("true", "false"):
+                    msg = "provided string was not `true` or `false`"
+                    raise Problem(400, "invalid-query", msg, status_06=500)
                 if value == "false" and _ALLOWS[key] is media.kind:
                     raise Problem(400, "media-disallowed", "Media type wasn't allowed for this upload")
             else:
@@ -575,8 +583,13 @@ class StandIn:
         stored = self.named(request)
         if stored is None:
             raise self.no_file()
-        key = alias_key(request.query["alias"])
-        self.drop(stored, next(alias for alias in stored.aliases if alias_key(alias) == key))
+        if "proxy" in request.query:
+            alias = self.proxied_as.pop(request.query["proxy"])
+            del self.proxied[request.query["proxy"]]
+        else:
+            key = alias_key(request.query["alias"])
+            alias = next(alias for alias in stored.aliases if alias_key(alias) == key)
+        self.drop(stored, alias)
         return self.json(200, {} if self.is_06 else {"msg": "ok"})
 
     async def purge(self, request: web.Request) -> web.Response:
@@ -630,7 +643,10 @@ class StandIn:
         return web.Response(status=204)
 
     async def set_not_found(self, request: web.Request) -> web.Response:
-        alias = (await request.json())["alias"]
+        try:
+            alias = (await request.json())["alias"]
+        except (ValueError, LookupError, TypeError):
+            raise Problem(400, "invalid-json", "not the JSON of an alias") from None
         self.not_found = self.by_alias.get(alias_key(alias))
         return self.json(201, {} if self.is_06 else {"msg": "ok"})
 
