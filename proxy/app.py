@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from proxy import faults
+from proxy import faults, process
 from proxy.cases.clearances import Clearances
 from proxy.cases.keeping import Keeper, adopt_orphans
 from proxy.cases.placeholder import Placeholders
@@ -50,7 +50,8 @@ log = logging.getLogger(__name__)
 
 # How often sealed files without a case are looked for, and how old one has to be: longer than any upload.
 _ADOPT_EVERY_S = 60.0
-
+# Connections to pict-rs (2 × 256), to classifiers, of the internal listener; files.
+_OTHER_FILES = 1024
 
 _MEGABYTE = 1024 * 1024
 
@@ -101,6 +102,8 @@ async def serve(config: Config) -> None:
     Raises:
         ConfigError: it cannot start; the message says what to mend.
     """
+    process.allow_open_files(config.server.connections + _OTHER_FILES)
+    process.give_back_large_buffers()
     async with parts(config) as made:
         await made.lookout.check()
         keeper = Keeper(made.database, made.quarantine, made.fault)
@@ -148,7 +151,13 @@ async def serve(config: Config) -> None:
                 shutdown_s=5.0,
             ),
             # Every upload has ended by then, one way or the other.
-            Listener("server", config.server.listen, gateway, shutdown_s=config.server.upload_s + 2),
+            Listener(
+                "server",
+                config.server.listen,
+                gateway,
+                shutdown_s=config.server.upload_s + 2,
+                connections=config.server.connections,
+            ),
         ]
         started: list[Listener | InternalListener] = []
         adopting = asyncio.create_task(_adopt(made))

@@ -114,6 +114,7 @@ class ServerSection(Section):
     # Lemmy gives an upload 30 s by default; the gate has answered before.
     upload_s: Seconds = 28.0
     memory_mb: int = Field(default=256, ge=16, le=65536)
+    connections: int = Field(default=512, ge=8, le=65536)
     trusted_proxies: list[IPvAnyNetwork] = [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
     uploader_facts: bool = True
 

@@ -39,7 +39,8 @@ class KnownHashes:
         known = await self._database.run(cases.known, sha256)
         if known is None:
             return None
-        return decide_known(Verdict(known.verdict), f"decided by {known.added_by}")
+        verdict, added_by = known
+        return decide_known(Verdict(verdict), f"decided by {added_by}")
 
 
 def _read(path: Path) -> list[bytes]:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nServer: pictrs-gate\r\nRetry-After: 5\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
 # Closes connections that send no (whole) request head for so long.
 _IDLE_S = 75.0
 
@@ -49,23 +54,60 @@ class _Protocol(web.RequestHandler):
 
 
 class _Server(web.Server):
+    """Bounds its connections: for a new one, that is closed which has been idle longest."""
+
+    def __init__(self, handler: Handler, most: int, **settings: Any) -> None:
+        super().__init__(self._answer, **settings)
+        self._handler, self._most = handler, most
+        self._open: dict[web.RequestHandler, None] = {}  # in the order of their last answers
+        self._answering: set[web.RequestHandler] = set()
+
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self._open) >= self._most:
+            idle = next((one for one in self._open if one not in self._answering), None)
+            if idle is None:
+                transport.write(_BUSY)
+                transport.close()
+                return
+            del self._open[idle]
+            idle.force_close()
+        self._open[handler] = None
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        self._open.pop(handler, None)
+        super().connection_lost(handler, exc)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        self._answering.add(connection)
+        try:
+            return await self._handler(request)
+        finally:
+            self._answering.discard(connection)
+            if self._open.pop(connection, True) is None:
+                self._open[connection] = None
 
 
 class Listener:
     """One address that is listened on."""
 
-    def __init__(self, name: str, listen: str, handler: Handler, *, shutdown_s: float) -> None:
+    def __init__(
+        self, name: str, listen: str, handler: Handler, *, shutdown_s: float, connections: int
+    ) -> None:
         """
         Args:
             name: of the configuration's section, for messages.
             listen: `host:port`; port 0 takes any free one.
             handler: answers requests; it has caught everything of its own.
             shutdown_s: seconds that requests under way have to end, once it is stopped.
+            connections: at once. An idle one gives way to a new one; where none is, that gets 503.
         """
         self.name, self._listen, self._handler = name, listen, handler
-        self._shutdown_s = shutdown_s
+        self._shutdown_s, self._connections = shutdown_s, connections
         self._server: _Server | None = None
         self._asyncio_server: asyncio.Server | None = None
 
@@ -81,6 +123,7 @@ class Listener:
         host, port = host_and_port(self._listen)
         self._server = _Server(
             self._handler,
+            self._connections,
             auto_decompress=False,
             keepalive_timeout=_IDLE_S,
             access_log=None,

@@ -17,6 +17,7 @@ from yarl import URL
 from proxy.errors import PictrsError
 from proxy.intake.multipart import Body, OutgoingFile, write
 from proxy.intake.target import write_target
+from proxy.sending import in_pieces
 
 Query = Iterable[tuple[str, str]]
 
@@ -303,13 +304,9 @@ class Pictrs:
         return await self._whole(request, within_s or self._timeout_s, largest)
 
     async def _send(self, target: str, body: Body, headers: Mapping[str, str], within_s: float) -> Answer:
-        async def pieces() -> AsyncIterator[bytes]:
-            for piece in body.pieces:
-                yield piece
-
         request = self._fresh.post(
             self._at(target),
-            data=pieces(),
+            data=in_pieces(*body.pieces),
             headers={
                 **headers,
                 "Content-Type": body.content_type,

@@ -43,6 +43,7 @@ NO_FILES = Wording(
     *(400, "No files present in upload"),
     *(500, "Failed to finalize file upload"),
 )
+TOO_SLOW = _both("request-timeout", 408, "The upload came too slowly")
 REFUSED_BY_VALIDATION = Wording(
     "failed-external-validation",
     *(400, "Failed external validation"),

@@ -89,10 +89,11 @@ class Gate:
         fetching: Mapping[str, Any] | None = None,
         token: str = TOKEN,
         env: Mapping[str, str] | None = None,
+        log_level: str = "debug",
         start: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder, self._log_level = folder, log_level
         self.port, self.internal_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.internal_url = f"http://127.0.0.1:{self.internal_port}"
@@ -124,7 +125,7 @@ class Gate:
 
     def start(self, env: Mapping[str, str] | None = None) -> None:
         """Starts it, with more environment."""
-        command = [_BIN / "pictrs-gate", "--log-level", "debug", "serve", "--config", self.config]
+        command = [_BIN / "pictrs-gate", "--log-level", self._log_level, "serve", "--config", self.config]
         self.program = Program(command, self.folder / "gate.log", env=env)
         self.program.wait_until(lambda: answers(f"{self.url}/healthz"))
 

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 
 from proxy.channels.looks import ChannelError, File, Priority, Seen, Undecodable
+from proxy.sending import in_pieces
 
 _LARGEST_ANSWER = 1024 * 1024
 # The classifier looked at the file and says that it is not for it; asking again changes nothing.
@@ -39,11 +40,12 @@ class HttpChannel:
         """See `Channel.look`."""
         headers = {
             "Content-Type": file.media.content_type,
+            "Content-Length": str(len(file.content)),
             "X-Priority": priority.value,
             "X-Deadline-Ms": str(max(1, int(within_s * 1000))),
         }
         status, retry_after, answer = await self._ask(
-            "POST", "/v1/classify", within_s, headers=headers, data=file.content
+            "POST", "/v1/classify", within_s, headers=headers, data=in_pieces(file.content)
         )
         if status == 200:
             return _seen(answer, file)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,7 @@ from proxy.errors import AliasTaken, CaseError
 # Of one case. Lemmy makes one thumbnail a post; a release stores them one after the other.
 _MOST_PROMISES = 32
 _DECIDED = (CaseState.RELEASED, CaseState.CONFIRMED)
+_KNOWN = select(KnownHash.verdict, KnownHash.added_by).where(KnownHash.sha256 == bindparam("sha256"))
 
 
 def add(database: Database, case: Case, *, facts: dict[str, Any]) -> None:
@@ -313,10 +314,11 @@ def viewed(database: Database, case_id: str, *, reviewer: str) -> None:
         ledger.append(session, "viewed", actor=reviewer, case_id=case_id)
 
 
-def known(database: Database, sha256: str) -> KnownHash | None:
-    """What was decided about a file with exactly these bytes."""
+def known(database: Database, sha256: str) -> tuple[str, str] | None:
+    """The verdict on a file with exactly these bytes, and who decided. Every upload asks."""
     with database.reading() as session:
-        return session.get(KnownHash, sha256)
+        row = session.execute(_KNOWN, {"sha256": sha256}).first()
+        return None if row is None else (row.verdict, row.added_by)
 
 
 def _check_undecided(case: Case) -> None:

@@ -103,7 +103,9 @@ class Parser:
     def __init__(self, boundary: bytes, limits: Limits) -> None:
         self._dashes = b"--" + boundary
         self._limits = limits
-        self._buffer = b"\r\n"  # so that the first boundary is a delimiter like the others
+        # What has come and is not consumed: `_buffer` from `_at` on. The line break in front makes the first
+        # boundary a delimiter like the others.
+        self._buffer, self._at = b"\r\n", 0
         self._state: Callable[[], Iterator[Part | bytes | None]] = self._preamble
         self._parts = 0
         self._part: Part | None = None
@@ -117,7 +119,7 @@ class Parser:
             MultipartError: the body breaks the grammar.
             TooLarge, TooMany: it breaks a limit.
         """
-        self._buffer += chunk
+        self._buffer, self._at = self._buffer[self._at :] + chunk, 0
         while True:
             before = self._state
             yield from self._state()
@@ -130,24 +132,26 @@ class Parser:
         Raises:
             MultipartError: it ends too early.
         """
-        if not self._done or self._buffer not in (b"", b"\r\n"):
+        if not self._done or self._buffer[self._at :] not in (b"", b"\r\n"):
             raise MultipartError("Multipart stream is incomplete")
 
     # Each state consumes what it can from the buffer and sets the next one, or returns to wait for more.
 
     def _preamble(self) -> Iterator[Part | bytes | None]:
-        if not (b"\r\n" + self._dashes).startswith(self._buffer[: 2 + len(self._dashes)]):
+        first = b"\r\n" + self._dashes
+        if not first.startswith(self._buffer[: len(first)]):
             raise MultipartError("the body does not begin with its boundary")
-        if len(self._buffer) >= 2 + len(self._dashes):
-            self._buffer = self._buffer[2 + len(self._dashes) :]
+        if len(self._buffer) >= len(first):
+            self._at = len(first)
             self._state = self._after_boundary
         yield from ()
 
     def _after_boundary(self) -> Iterator[Part | bytes | None]:
         yield from ()
-        if len(self._buffer) < 2:
+        follows = self._buffer[self._at : self._at + 2]
+        if len(follows) < 2:
             return
-        follows, self._buffer = self._buffer[:2], self._buffer[2:]
+        self._at += 2
         if follows == b"\r\n":
             self._parts += 1
             if self._parts > self._limits.parts:
@@ -162,12 +166,13 @@ class Parser:
             raise MultipartError("a boundary is followed by other bytes")
 
     def _head(self) -> Iterator[Part | bytes | None]:
-        end = self._buffer.find(b"\r\n\r\n")
-        if (end if end >= 0 else len(self._buffer)) > self._limits.header_bytes:
-            raise MultipartError("a part's headers are too long")
+        longest = self._limits.header_bytes
+        end = self._buffer.find(b"\r\n\r\n", self._at, self._at + longest + 4)
         if end < 0:
+            if len(self._buffer) - self._at >= longest + 4:
+                raise MultipartError("a part's headers are too long")
             return
-        head, self._buffer = self._buffer[:end], self._buffer[end + 4 :]
+        head, self._at = self._buffer[self._at : end], end + 4
         if self._dashes in head:
             raise MultipartError("a boundary stands among a part's headers")
         self._part = _parse_head(head, self._limits)
@@ -176,18 +181,19 @@ class Parser:
         yield self._part
 
     def _content(self) -> Iterator[Part | bytes | None]:
-        at = self._buffer.find(self._dashes)
-        if at < 0:
+        boundary = self._buffer.find(self._dashes, self._at)
+        if boundary < 0:
             # The end may be the beginning of a delimiter; all before it is content.
-            keep = len(self._dashes) + 1
-            content, self._buffer = self._buffer[:-keep], self._buffer[-keep:]
-            if content:
+            end = len(self._buffer) - len(self._dashes) - 1
+            if end > self._at:
+                content, self._at = self._buffer[self._at : end], end
                 yield self._take(content)
             return
         # A boundary anywhere but at the start of a line is one to some parsers and content to others.
-        if self._buffer[max(0, at - 2) : at] != b"\r\n":
+        end = boundary - 2
+        if end < self._at or not self._buffer.startswith(b"\r\n", end):
             raise MultipartError("a boundary stands inside a part")
-        content, self._buffer = self._buffer[: at - 2], self._buffer[at + len(self._dashes) :]
+        content, self._at = self._buffer[self._at : end], boundary + len(self._dashes)
         if content:
             yield self._take(content)
         assert self._part is not None
@@ -197,7 +203,7 @@ class Parser:
         yield None
 
     def _epilogue(self) -> Iterator[Part | bytes | None]:
-        if not b"\r\n".startswith(self._buffer):
+        if not b"\r\n".startswith(self._buffer[self._at :]):
             raise MultipartError("bytes follow the last boundary")
         yield from ()
 

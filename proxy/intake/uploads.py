@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import math
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -14,6 +17,12 @@ from proxy.intake.multipart import Limits, MultipartError, Parser, Part, TooLarg
 from proxy.media import Format, recognise
 
 _FIELD = "images[]"
+# A sender may stand still for so long, and has as long to come up to speed.
+_STALL_S = 5.0
+_GRACE_S = 5.0
+# Whoever would need so many times the time that there is left is not waited for.
+_HOPELESS = 3.0
+_SLOWEST_BYTES_PER_S = 4096  # where nothing says how much is to come
 # What may come beside the content: boundaries, part headers.
 _OVERHEAD_BYTES = 16 * 1024
 
@@ -55,12 +64,17 @@ def largest_body(limits: UploadLimits) -> int:
     return limits.files * (limits.file_bytes + _OVERHEAD_BYTES)
 
 
-async def read_uploads(request: web.BaseRequest, limits: UploadLimits) -> list[Upload]:
+async def read_uploads(
+    request: web.BaseRequest, limits: UploadLimits, *, within_s: float = math.inf
+) -> list[Upload]:
     """Reads all files of a multipart request.
 
+    Args:
+        within_s: seconds until the last byte must have come.
+
     Raises:
-        Refusal: 400 or 413 in pict-rs's words; nothing of the request may be stored then.
-        TimeoutError: the caller's deadline passed.
+        Refusal: 400 or 413 in pict-rs's words, or 408 as soon as it is clear that the body comes too slowly;
+            nothing of the request may be stored then.
     """
     content_type = request.headers.getall("Content-Type", [])
     if not content_type:
@@ -73,7 +87,7 @@ async def read_uploads(request: web.BaseRequest, limits: UploadLimits) -> list[U
         parser = Parser(
             boundary_of(content_type[0]), Limits(parts=limits.files, part_bytes=limits.file_bytes)
         )
-        uploads = await _collect(request.content, parser)
+        uploads = await _collect(_Pace(request, within_s), parser)
     except TooLarge:
         raise refusals.FILE_TOO_LARGE() from None
     except MultipartError as error:
@@ -85,29 +99,73 @@ async def read_uploads(request: web.BaseRequest, limits: UploadLimits) -> list[U
     return uploads
 
 
-async def _collect(stream: aiohttp.StreamReader, parser: Parser) -> list[Upload]:
+class _Pace:
+    """A request's body, piece by piece, as long as it comes fast enough to be whole in time.
+
+    A body has memory reserved from its first byte on, so a sender who cannot make it is cut off early.
+    """
+
+    def __init__(self, request: web.BaseRequest, within_s: float) -> None:
+        self._stream, self._length = request.content, request.content_length
+        self._clock = asyncio.get_running_loop().time
+        self._began, self._within_s = self._clock(), within_s
+        self._received = 0
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body.
+
+        Raises:
+            Refusal: 408.
+        """
+        while True:
+            left = self._began + self._within_s - self._clock()
+            try:
+                async with asyncio.timeout(max(min(_STALL_S, left), 0)):
+                    piece = await self._stream.readany()
+            except TimeoutError:
+                raise refusals.TOO_SLOW() from None
+            if not piece:
+                return
+            self._received += len(piece)
+            self._check()
+            yield piece
+
+    def _check(self) -> None:
+        passed = self._clock() - self._began
+        if passed < _GRACE_S:
+            return
+        if self._length is None:
+            needed = _SLOWEST_BYTES_PER_S * (passed - _GRACE_S)
+            hopeless = self._received < needed
+        else:
+            left = max(self._within_s - passed, 0)
+            hopeless = (self._length - self._received) * passed > _HOPELESS * left * self._received
+        if hopeless:
+            raise refusals.TOO_SLOW()
+
+
+async def _collect(body: _Pace, parser: Parser) -> list[Upload]:
     uploads: list[Upload] = []
     part: Part | None = None
-    pieces: list[bytes] = []
+    content = io.BytesIO()  # grows in place, and gives its bytes away without a copy
     digest = hashlib.sha256()
-    async for chunk in stream.iter_any():
+    async for chunk in body.pieces():
         for event in parser.feed(chunk):
             if isinstance(event, Part):
-                part, pieces, digest = _checked(event), [], hashlib.sha256()
+                part, content, digest = _checked(event), io.BytesIO(), hashlib.sha256()
             elif event is not None:
-                pieces.append(event)
+                content.write(event)
                 digest.update(event)
             else:
                 assert part is not None
-                content = b"".join(pieces)
                 uploads.append(
                     upload_of(
-                        *(content, digest.hexdigest()),
+                        *(content.getvalue(), digest.hexdigest()),
                         file_name=part.file_name or "",
                         declared_type=part.content_type,
                     )
                 )
-                pieces = []
+                content = io.BytesIO()
         await asyncio.sleep(0)  # a fast sender must not keep the loop for itself
     parser.close()
     return uploads

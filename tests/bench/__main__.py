@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from tests.client import form, upload
 from tests.gate import Gate
 from tests.processes import Program, answers, free_port
 
-ONE_BY_ONE, BURST, AT_ONCE, READS = 200, 320, 32, 40
+ONE_BY_ONE, BURST, AT_ONCE, READS, LARGE_AT_ONCE = 200, 320, 32, 40, 64
 
 
 def photograph() -> bytes:
@@ -83,28 +84,38 @@ def cpu_ms(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
-async def interleaved(
-    rounds: int, first: Callable[[], Awaitable[float]], second: Callable[[], Awaitable[float]]
-) -> tuple[list[float], list[float]]:
-    """A B A B …, so that a drift of the machine's speed meets both."""
-    ours: list[float] = []
-    theirs: list[float] = []
+def resident_mb(pid: int, *, peak: bool = False) -> int:
+    """Memory that a process has in use, or had at most, in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)[1]) // 1024  # type: ignore[index]
+
+
+async def interleaved(rounds: int, *measured: Callable[[], Awaitable[float]]) -> list[list[float]]:
+    """A B A B …, so that a drift of the machine's speed meets all; the figures of each."""
+    figures: list[list[float]] = [[] for _ in measured]
     for _ in range(rounds):
-        ours.append(await first())
-        theirs.append(await second())
-    return ours, theirs
+        for values, one in zip(figures, measured, strict=True):
+            values.append(await one())
+    return figures
 
 
-async def measure(gate: Gate, direct: str, nginx: str | None) -> dict[str, Any]:
-    """All figures with neighbours that cost nothing."""
+async def measure(gate: Gate, direct: str, relay: str, nginx: str | None) -> dict[str, Any]:
+    """Times and CPU with neighbours that cost nothing.
+
+    Args:
+        gate: the gate.
+        direct: URL of the neighbours.
+        relay: URL of a program that makes the gate's two requests and does nothing else.
+        nginx: URL of an nginx before the neighbours.
+    """
     content, figures = photograph(), {}
     assert gate.program is not None
     connector = aiohttp.TCPConnector(limit=AT_ONCE)
     async with aiohttp.ClientSession(connector=connector) as session:
         client = Client(session)
         for _ in range(10):  # warm
-            await client.upload(gate.url, content)
-            await client.upload(direct, content)
+            for url in (gate.url, relay, direct):
+                await client.upload(url, content)
 
         async def through() -> float:
             ms, status = await client.upload(gate.url, content)
@@ -114,9 +125,13 @@ async def measure(gate: Gate, direct: str, nginx: str | None) -> dict[str, Any]:
         async def straight() -> float:
             return (await client.upload(direct, content))[0]
 
-        ours, theirs = await interleaved(ONE_BY_ONE, through, straight)
+        async def relayed() -> float:
+            return (await client.upload(relay, content))[0]
+
+        ours, theirs, bare = await interleaved(ONE_BY_ONE, through, straight, relayed)
         figures["upload_through_gate_ms"], figures["upload_direct_ms"] = spread(ours), spread(theirs)
         figures["upload_added_ms"] = spread([a - b for a, b in zip(ours, theirs, strict=True)])
+        figures["upload_added_by_bare_relay_ms"] = spread([a - b for a, b in zip(bare, theirs, strict=True)])
 
         before = cpu_ms(gate.program.process.pid)
         limit = asyncio.Semaphore(AT_ONCE)
@@ -156,6 +171,28 @@ async def measure(gate: Gate, direct: str, nginx: str | None) -> dict[str, Any]:
             ratio = statistics.median(by_nginx) / statistics.median(read)
             figures["read_throughput_of_nginx"] = round(ratio, 2)
     return figures
+
+
+async def many_large(gate: Gate) -> dict[str, Any]:
+    """64 clients that send 20 MB each, all at once: what the gate takes of memory then."""
+    assert gate.program is not None
+    pid, content = gate.program.process.pid, photograph()
+    before, content = resident_mb(pid), content + bytes(20_000_000 - len(content))
+    connector = aiohttp.TCPConnector(limit=LARGE_AT_ONCE)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        client = Client(session)
+        began = time.perf_counter()
+        answered = await asyncio.gather(*(client.upload(gate.url, content) for _ in range(LARGE_AT_ONCE)))
+    statuses = [status for _, status in answered]
+    return {
+        "clients": LARGE_AT_ONCE,
+        "budget_mb": 256,
+        "resident_before_mb": before,
+        "resident_peak_mb": resident_mb(pid, peak=True),
+        "stored": statuses.count(201),
+        "told_to_come_again": statuses.count(503),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
 
 
 def real_uploads(folder: Path, binary: Path) -> dict[str, Any]:
@@ -235,14 +272,21 @@ def main() -> None:
                 pictrs_url=direct,
                 api_key="k",
                 classifier_url=direct,
-                start=False,
+                log_level="info",  # as an operator runs it
             )
-            gate.start()
             started.append(gate)
+            relay_port = free_port()
+            relay = Program(
+                [sys.executable, "-m", "tests.bench.relay", str(relay_port), direct], folder / "relay.log"
+            )
+            started.append(relay)
+            relay.wait_until(lambda: answers(f"http://127.0.0.1:{relay_port}/"))
             nginx = start_nginx(folder, port)
             if nginx is not None:
                 started.append(nginx[0])
-            figures |= asyncio.run(measure(gate, direct, nginx[1] if nginx else None))
+            bare = f"http://127.0.0.1:{relay_port}"
+            figures |= asyncio.run(measure(gate, direct, bare, nginx[1] if nginx else None))
+            figures["memory"] = asyncio.run(many_large(gate))
             binary = pictrs.find()
             if binary is not None:
                 figures["real_pict_rs"] = {"version": pictrs.version(binary), **real_uploads(folder, binary)}
