@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import io
 
+import av
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from proxy.cases import placeholder
+from proxy.cases import clips, placeholder
 from proxy.errors import Refusal
-from proxy.media import Size, processed_size
-from proxy.media.signatures import PNG
+from proxy.media import Size, processed_size, recognise
+from proxy.media.signatures import MP4, PNG, WEBM
 
 
 @given(
@@ -62,3 +63,30 @@ async def test_too_many_placeholders_at_once_are_refused_rather_than_queued() ->
     assert len(refused) + len(drawn) == 100 and drawn
     assert refused and all(error.status == 503 and error.retry_after_s for error in refused)
     placeholders.close()
+
+
+@pytest.mark.parametrize("extension", ["mp4", "webm"])
+@pytest.mark.parametrize("size", [(2, 2), (161, 121), (640, 480), (1080, 1920), (5000, 3000)])
+async def test_a_held_video_shows_a_short_silent_clip_of_its_size(
+    size: tuple[int, int], extension: str
+) -> None:
+    placeholders = placeholder.Placeholders()
+    content_type, content = await placeholders.picture(Size(*size), extension)
+    placeholders.close()
+    assert (
+        content_type == f"video/{extension}" and recognise(content) == {"mp4": MP4, "webm": WEBM}[extension]
+    )
+    with av.open(io.BytesIO(content)) as clip:
+        assert not clip.streams.audio and clip.duration == av.time_base
+        clip.streams.video[0].codec_context.options = {"err_detect": "explode"}
+        frames = [frame.to_ndarray(format="gray") for frame in clip.decode(video=0)]
+    assert len(frames) == 2 and (frames[0] == frames[1]).all()
+    high, wide = frames[0].shape
+    assert wide / high == pytest.approx(size[0] / size[1], rel=0.01)
+    assert size > (4000, 2500) or (abs(wide - size[0]) <= 1 and abs(high - size[1]) <= 1)
+
+
+def test_no_unit_of_a_clip_looks_like_the_start_of_another() -> None:
+    """Two zero bytes before one of 0 to 3 are escaped (ITU-T H.264, 7.4.1)."""
+    unit = clips._Bits().u(0x0000010000030000, 64).unit(0x65)
+    assert unit == bytes.fromhex("65 0000 03 01 0000 03 03 0000 80")

@@ -1,4 +1,4 @@
-"""The neutral picture that a pending alias shows, and the details that go with it.
+"""The neutral picture or clip that a pending alias shows, and the details that go with it.
 
 Drawn by code, grey on grey, without a word: it says "a picture", not "a suspicion".
 """
@@ -10,7 +10,7 @@ import io
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import blurhash
 from PIL import Image, ImageDraw
 
+from proxy.cases import clips
 from proxy.errors import Refusal
 from proxy.media import Format, Kind, Size
 
@@ -29,29 +30,42 @@ _UNKNOWN = Size(640, 480)  # where no header told a size
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """How Pillow writes a format.
+    """How a format is written.
 
     Attributes:
+        write: a placeholder of that size.
         longest_side: that the format can have.
         largest_area: in pixels; a larger picture is drawn at this area in the same proportions, because what
             it looks like is worth neither memory nor time. pict-rs takes pictures up to 40 megapixels.
     """
 
-    name: str
+    write: Callable[[Size], bytes]
     content_type: str
-    options: Mapping[str, Any]
     longest_side: int = 65_500  # libjpeg's; the others take a little more
     largest_area: int = 12_000_000
 
 
+def _by_pillow(name: str, **options: Any) -> Callable[[Size], bytes]:
+    def write(size: Size) -> bytes:
+        file = io.BytesIO()
+        _draw(size).save(file, name, **options)
+        return file.getvalue()
+
+    return write
+
+
+_webp = _by_pillow("WEBP", quality=30, method=0)
+_JPEG = _Writer(_by_pillow("JPEG", quality=60), "image/jpeg")
 # By the extension that is asked for; anything else is shown as a PNG.
 _WRITERS = {
-    "avif": _Writer("AVIF", "image/avif", {"speed": 10, "quality": 30}, largest_area=4_000_000),
-    "gif": _Writer("GIF", "image/gif", {}),
-    "jpeg": _Writer("JPEG", "image/jpeg", {"quality": 60}),
-    "jpg": _Writer("JPEG", "image/jpeg", {"quality": 60}),
-    "png": _Writer("PNG", "image/png", {"compress_level": 1}),
-    "webp": _Writer("WEBP", "image/webp", {"quality": 30, "method": 0}, 16_383, 4_000_000),
+    "avif": _Writer(_by_pillow("AVIF", speed=10, quality=30), "image/avif", largest_area=4_000_000),
+    "gif": _Writer(_by_pillow("GIF"), "image/gif"),
+    "jpeg": _JPEG,
+    "jpg": _JPEG,
+    "mp4": _Writer(clips.mp4, "video/mp4", 16_384, 3840 * 2160),
+    "png": _Writer(_by_pillow("PNG", compress_level=1), "image/png"),
+    "webm": _Writer(lambda size: clips.webm(size, _webp(size)), "video/webm", 16_383, 4_000_000),
+    "webp": _Writer(_webp, "image/webp", 16_383, 4_000_000),
 }
 
 
@@ -66,12 +80,14 @@ class Placeholders:
     async def picture(self, size: Size, extension: str) -> tuple[str, bytes]:
         """A placeholder of `size` in the format that `extension` asks for: content type and bytes.
 
+        A video is a clip of a second, without sound.
+
         Raises:
             Refusal: 503 where too many others are to be drawn first.
         """
         writer = _WRITERS.get(extension, _WRITERS["png"])
         drawn_size = _drawable(size, writer)
-        key = (drawn_size, writer.name)
+        key = (drawn_size, writer.content_type)
         if key in self._drawn:
             self._drawn.move_to_end(key)
             return writer.content_type, self._drawn[key]
@@ -79,7 +95,7 @@ class Placeholders:
             if len(self._drawing) >= _MOST_WAITING:
                 raise Refusal(503, "busy", "Too many pictures are asked for at once", retry_after_s=2)
             loop = asyncio.get_running_loop()
-            drawing = loop.run_in_executor(self._thread, _written, drawn_size, writer)
+            drawing = loop.run_in_executor(self._thread, writer.write, drawn_size)
             self._drawing[key] = drawing
             drawing.add_done_callback(lambda done: self._remember(key, done))
         # Shielded: others may wait for the same one.
@@ -116,12 +132,6 @@ def details(media: Format, size: Size | None, frames: int | None) -> dict[str, A
         "created_at": _now(),
         "format": media.kind.value,
     }
-
-
-def _written(size: Size, writer: _Writer) -> bytes:
-    file = io.BytesIO()
-    _draw(size).save(file, writer.name, **writer.options)
-    return file.getvalue()
 
 
 def _draw(size: Size) -> Image.Image:

@@ -42,27 +42,28 @@ class Pending:
         return promise
 
     async def answer(
-        self, match: Match, query: Query, promise: Promise, user_agent: str
+        self, match: Match, query: Query, promise: Promise, headers: Mapping[str, str]
     ) -> web.Response | None:
         """The answer for a promised alias; None on a route that has nothing to say of it.
 
         Args:
             query: of the route's own keys.
-            user_agent: whoever keeps copies gets none.
+            headers: of the request. Whoever keeps copies gets none.
 
         Raises:
             Refusal: pict-rs would refuse it, or it is asked for by somebody who would keep it.
         """
         details = promise.details
         size = Size(details["width"], details["height"])
+        user_agent, wanted = headers.get("User-Agent", ""), headers.get("Range")
         match match.route.name:
             case "original" | "original-query":
                 _refuse_keepers(user_agent)
-                return await self._picture(size, promise.alias.rpartition(".")[2])
+                return await self._picture(size, promise.alias.rpartition(".")[2], wanted)
             case "process":
                 extension = _writable(match.captured["ext"])
                 _refuse_keepers(user_agent)
-                return await self._picture(_processed(size, query), extension)
+                return await self._picture(_processed(size, query), extension, wanted)
             case "process-later":
                 _writable(match.captured["ext"])
                 if await self._pictrs.is_06():
@@ -77,9 +78,9 @@ class Pending:
                 return await self._told({"blurhash": details["blurhash"], "msg": "ok"})
         return None
 
-    async def _picture(self, size: Size, extension: str) -> web.Response:
+    async def _picture(self, size: Size, extension: str, wanted: str | None) -> web.Response:
         content_type, content = await self._placeholders.picture(size, extension)
-        return _fresh(web.Response(body=content, content_type=content_type))
+        return _fresh(answers.picture_answer(content_type, content, wanted))
 
     async def _told(self, content: Mapping[str, Any]) -> web.Response:
         return _fresh(answers.read_answer(content, is_06=await self._pictrs.is_06()))

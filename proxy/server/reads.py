@@ -34,8 +34,7 @@ class Reads:
         alias = alias_in(value) if key == "proxy" else value
         promise = await self._pending.find(alias) if alias else None
         if promise is not None:
-            user_agent = request.headers.get("User-Agent", "")
-            answer = await self._pending.answer(match, query, promise, user_agent)
+            answer = await self._pending.answer(match, query, promise, request.headers)
             if answer is not None:
                 return answer
         # One subject only: what pict-rs would make of several is not left to it.
