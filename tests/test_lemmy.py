@@ -415,6 +415,8 @@ def test_what_has_nothing_to_do_with_an_upload_is_answered_as_without_a_gate(
         assert ours["details"]["width"] == theirs["details"]["width"]
         shown = get(world.gate.url, f"/image/original/{ours['file']}")
         assert shows(shown.body, world._drawn(30_999, "PNG"))
+    elif "/process" in call.path:  # 0.6 may make it twice
+        assert shows(through.body, direct.body)
     else:
         assert through.body == direct.body
         assert through.headers.get("content-type") == direct.headers.get("content-type")

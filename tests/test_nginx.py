@@ -1,47 +1,36 @@
-"""The example site in front of gate and pict-rs, in a real nginx."""
+"""The example sites in front of gate and pict-rs, in a real nginx."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import pictures
-from tests.client import get, send, upload
+from proxy.cases.sealing import open_sealed, read_identities
+from tests import nginx, pictures
+from tests.client import form, get, send, upload
 from tests.gate import Gate
 from tests.pictrs import Pictrs
 from tests.processes import Program, answers, free_port
 
-SITE = Path(__file__).parent.parent / "nginx" / "pictrs-gate.conf"
-
 
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory, gate: Gate, running_pictrs: Pictrs) -> Iterator[str]:
-    """nginx with the site, its three addresses replaced; its URL."""
-    program = shutil.which("nginx") or "/usr/sbin/nginx"
-    if not Path(program).exists():
-        pytest.fail("nginx is not installed: apt-get install nginx-light")
-    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
-    site = SITE.read_text()
-    for address, real in (
-        ("127.0.0.1:8081", f"127.0.0.1:{running_pictrs.port}"),
-        ("127.0.0.1:8080", f"127.0.0.1:{gate.port}"),
-        ("127.0.0.1:8536", f"127.0.0.1:{port}"),
-    ):
-        assert address in site
-        site = site.replace(address, real)
-    temporary = "\n".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    """nginx between Lemmy and pict-rs; its URL."""
+    running, port = nginx.start(
+        tmp_path_factory.mktemp("nginx"), nginx.BETWEEN, gate=gate.port, pictrs=running_pictrs.port
     )
-    (folder / "site.conf").write_text(site)
-    (folder / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log stderr info;\n"
-        f"events {{}}\nhttp {{\n{temporary}\naccess_log {folder}/access.log;\ninclude site.conf;\n}}\n"
-    )
-    running = Program([program, "-c", folder / "nginx.conf", "-p", folder], folder / "log")
-    running.wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"))
+    yield f"http://127.0.0.1:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def public(tmp_path: Path, gate: Gate) -> Iterator[str]:
+    """nginx directly in front of the gate; its URL."""
+    running, port = nginx.start(tmp_path / "nginx", nginx.PUBLIC, gate=gate.port)
     yield f"http://127.0.0.1:{port}"
     running.stop()
 
@@ -87,24 +76,24 @@ def test_an_unknown_alias_is_404(front: str) -> None:
     assert get(front, "/image/original/00000000-0000-4000-8000-000000000000.png").status == 404
 
 
-@pytest.mark.parametrize(
-    ("method", "target"),
-    [
-        ("GET", "/image/original/a.png?proxy=http://127.0.0.1:9/x.png"),
-        ("GET", "/image/process.webp?src=a.png&proxy=http://127.0.0.1:9/x.png"),
-        ("GET", "/image/process.webp?proxy=http://127.0.0.1:9/x.png"),
-        ("GET", "/image/original?proxy=http://127.0.0.1:9/x.png"),
-        ("GET", "/image/original/x/../../download?url=http://127.0.0.1:9/x.png"),
-        ("GET", "/image/original/..%2f..%2fdownload?url=http://127.0.0.1:9/x.png"),
-        ("GET", "/image/blurhash?proxy=http://127.0.0.1:9/x.png"),
-        ("GET", "/image/download?url=http://127.0.0.1:9/x.png"),
-        ("POST", "/image/backgrounded"),
-        ("POST", "/%69nternal/import"),
-        ("POST", "//internal//import"),
-        ("POST", "/image/original/../../internal/import"),
-        ("POST", "/image/original/a.png"),
-    ],
-)
+AROUND = [
+    ("GET", "/image/original/a.png?proxy=http://127.0.0.1:9/x.png"),
+    ("GET", "/image/process.webp?src=a.png&proxy=http://127.0.0.1:9/x.png"),
+    ("GET", "/image/process.webp?proxy=http://127.0.0.1:9/x.png"),
+    ("GET", "/image/original?proxy=http://127.0.0.1:9/x.png"),
+    ("GET", "/image/original/x/../../download?url=http://127.0.0.1:9/x.png"),
+    ("GET", "/image/original/..%2f..%2fdownload?url=http://127.0.0.1:9/x.png"),
+    ("GET", "/image/blurhash?proxy=http://127.0.0.1:9/x.png"),
+    ("GET", "/image/download?url=http://127.0.0.1:9/x.png"),
+    ("POST", "/image/backgrounded"),
+    ("POST", "/%69nternal/import"),
+    ("POST", "//internal//import"),
+    ("POST", "/image/original/../../internal/import"),
+    ("POST", "/image/original/a.png"),
+]
+
+
+@pytest.mark.parametrize(("method", "target"), AROUND)
 def test_no_spelling_reaches_the_entries_of_pict_rs_around_the_gate(
     front: str, running_pictrs: Pictrs, method: str, target: str
 ) -> None:
@@ -113,3 +102,109 @@ def test_no_spelling_reaches_the_entries_of_pict_rs_around_the_gate(
     answer = send(front, method, target, headers=headers, body=b"x" if method == "POST" else b"")
     assert answer.status in (400, 403, 404, 405)
     assert len(running_pictrs.stored_files()) == stored
+
+
+# --- directly in front ---
+
+
+def test_the_public_site_passes_uploads_and_reads_through_the_gate(
+    public: str, gate: Gate, hit: bytes
+) -> None:
+    content = pictures.png(seed=310)
+    alias = upload(public, content).json()["files"][0]["file"]
+    assert get(public, f"/image/original/{alias}").body == content
+    held = upload(public, hit).json()["files"][0]["file"]
+    assert get(public, f"/image/original/{held}").headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/internal/hashes",
+        "/%69nternal/hashes",
+        "//internal/hashes",
+        "/image/../internal/hashes",
+        "/INTERNAL/hashes",
+    ],
+)
+def test_the_public_site_has_no_administration(public: str, running_pictrs: Pictrs, target: str) -> None:
+    answer = get(public, target, X_Api_Token=running_pictrs.api_key)
+    assert answer.status in (400, 404)
+
+
+def test_the_public_site_believes_nobody_about_his_address(public: str, gate: Gate, hit: bytes) -> None:
+    content_type, body = form([("a.jpeg", hit)])
+    headers = {"Content-Type": content_type, "X-Forwarded-For": "203.0.113.9"}
+    assert send(public, "POST", "/image", headers=headers, body=body).status == 201
+    assert "203.0.113.9" not in str(uploader_of_the_newest(gate))
+
+
+def uploader_of_the_newest(gate: Gate) -> object:
+    sealed = gate.folder / "cases" / f"{gate.cases()[0]['id']}.age"
+    return open_sealed(sealed, read_identities(gate.key)).facts["uploader"]
+
+
+@pytest.mark.parametrize(("method", "target"), AROUND)
+def test_no_spelling_reaches_the_entries_of_pict_rs_through_the_public_site(
+    public: str, running_pictrs: Pictrs, method: str, target: str
+) -> None:
+    stored = len(running_pictrs.stored_files())
+    headers = {"X-Api-Token": running_pictrs.api_key}
+    answer = send(public, method, target, headers=headers, body=b"x" if method == "POST" else b"")
+    assert answer.status in (400, 403, 404, 405)
+    assert len(running_pictrs.stored_files()) == stored
+
+
+def test_a_flood_of_uploads_from_one_address_is_slowed_down(public: str) -> None:
+    statuses = [send(public, "POST", "/image", body=b"x").status for _ in range(15)]
+    assert statuses[0] == 400 and statuses[-1] == 429
+
+
+# --- several gates ---
+
+
+@pytest.mark.parametrize("site", [nginx.BETWEEN, nginx.PUBLIC])
+def test_of_two_gates_either_may_go_and_come_back(
+    tmp_path: Path, new_gate: Callable[..., Gate], running_pictrs: Pictrs, hits: list[bytes], site: str
+) -> None:
+    first = new_gate()
+    second = Twin(first)
+    running, port = nginx.start(
+        *(tmp_path / "nginx", site),
+        gate=first.port,
+        second_gate=second.port,
+        pictrs=running_pictrs.port if site == nginx.BETWEEN else None,
+    )
+    front = f"http://127.0.0.1:{port}"
+    try:
+        aliases = [upload(front, hits.pop()).json()["files"][0]["file"] for _ in range(2)]
+        for gone in (first.program, second.program):
+            assert gone is not None
+            gone.kill()
+            assert upload(front, pictures.png(seed=320)).status == 201
+            for alias in aliases:  # one promised by each
+                shown = get(front, f"/image/original/{alias}")
+                assert shown.status == 200 and shown.headers["cache-control"] == "no-store"
+            if gone is first.program:
+                first.start()
+                time.sleep(5.5)  # so long nginx leaves it in peace
+        first.decide("release")
+        assert (
+            len({get(front, f"/image/original/{alias}").headers["cache-control"] for alias in aliases}) == 2
+        )
+    finally:
+        running.stop()
+        second.program.kill()
+
+
+class Twin:
+    """A second gate with the configuration, the database and the cases of another one."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.port, internal = free_port(), free_port()
+        text = gate.config.read_text().replace(f":{gate.port}", f":{self.port}")
+        config = gate.folder / "second.toml"
+        config.write_text(text.replace(f":{gate.internal_port}", f":{internal}"))
+        program = Path(sys.executable).parent / "pictrs-gate"
+        self.program = Program([program, "serve", "--config", config], gate.folder / "second.log")
+        self.program.wait_until(lambda: answers(f"http://127.0.0.1:{self.port}/healthz"))

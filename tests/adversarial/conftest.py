@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.adversarial.rig import Looker, Rig, Store, gate_between, nginx, wait_until_idle
+from tests import nginx
+from tests.adversarial.rig import Looker, Rig, Store, gate_between, wait_until_idle
 from tests.gate import Gate
 
 
@@ -49,7 +50,12 @@ def behind_nginx(
     tmp_path_factory: pytest.TempPathFactory, store: Store, looker: Looker, attacked_gate: Gate
 ) -> Iterator[Rig]:
     """Sends through the example site of nginx, which passes on to that gate, and plain reads to pict-rs."""
-    program, port = nginx(tmp_path_factory.mktemp("nginx"), attacked_gate, store)
+    program, port = nginx.start(
+        tmp_path_factory.mktemp("nginx"),
+        nginx.BETWEEN,
+        gate=attacked_gate.port,
+        pictrs=store.running.port,
+    )
     settle = functools.partial(wait_until_idle, attacked_gate)
     made = Rig(store, looker.seen, port, settle=settle)
     yield made

@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
 from proxy.media import recognise
 from tests import pictrs
 from tests.adversarial.case import NO_ANSWER, Case, fill, tiny
@@ -20,9 +18,6 @@ from tests.adversarial.wire import exchange
 from tests.client import get
 from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply
 from tests.gate import Gate
-from tests.processes import Program, answers, free_port
-
-SITE = Path(__file__).parents[2] / "nginx" / "pictrs-gate.conf"
 
 
 @dataclass(frozen=True)
@@ -163,28 +158,3 @@ def wait_until_idle(gate: Gate, within_s: float = 20.0) -> None:
     while b"\npictrs_gate_uploads_in_progress 0.0\n" not in get(gate.internal_url, "/metrics").body:
         assert time.monotonic() < end, "an upload never ends"
         time.sleep(0.05)
-
-
-def nginx(folder: Path, gate: Gate, store: Store) -> tuple[Program, int]:
-    """The example site of `nginx/` in front of gate and pict-rs: the program, and its port."""
-    binary = shutil.which("nginx") or "/usr/sbin/nginx"
-    if not Path(binary).exists():
-        pytest.fail("nginx is not installed: apt-get install nginx-light")
-    port = free_port()
-    site = SITE.read_text()
-    for address, real in (("8081", store.running.port), ("8080", gate.port), ("8536", port)):
-        assert f"127.0.0.1:{address}" in site
-        site = site.replace(f"127.0.0.1:{address}", f"127.0.0.1:{real}")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "site.conf").write_text(site)
-    (folder / "nginx.conf").write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log stderr info;\n"
-        f"events {{}}\nhttp {{\n{temporary}access_log off;\ninclude site.conf;\n}}\n"
-    )
-    running = Program([binary, "-c", folder / "nginx.conf", "-p", folder], folder / "log")
-    running.wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"))
-    return running, port
