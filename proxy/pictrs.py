@@ -89,6 +89,11 @@ class Entrance(enum.Enum):
         return 202 if self.is_backgrounded else 201
 
     @property
+    def bad_query_status_06(self) -> int:
+        """What pict-rs 0.6 answers to a query that it cannot read."""
+        return 500 if self is Entrance.UPLOAD else 400
+
+    @property
     def listed_as(self) -> str:
         """The key of the answer that lists them in their order."""
         return "uploads" if self.is_backgrounded else "files"

@@ -51,14 +51,8 @@ REFUSED_BY_VALIDATION = Wording(
 )
 
 # An upload's arguments.
-ARGUMENT_NOT_A_NUMBER = Wording(
-    "invalid-query", 400, "invalid digit found in string", 500, "invalid digit found in string"
-)
-ARGUMENT_NOT_A_BOOLEAN = Wording(
-    "invalid-query",
-    *(400, "provided string was not `true` or `false`"),
-    *(500, "provided string was not `true` or `false`"),
-)
+NOT_A_NUMBER = "invalid digit found in string"
+NOT_A_BOOLEAN = "provided string was not `true` or `false`"
 STEP_UNKNOWN = Wording(
     "invalid-process-path",
     *(500, "Provided process path is invalid"),
@@ -95,6 +89,11 @@ def unknown_extension(extension: str) -> Refusal:
         *(400, "Process endpoint was called with invalid extension"),
         *(400, f"Invalid format: {extension[:20]}"),
     )()
+
+
+def bad_argument(msg: str, *, status_06: int) -> Refusal:
+    """An upload's query has a value that cannot be read. 0.6's status depends on the entrance."""
+    return Wording("invalid-query", 400, msg, status_06, msg)()
 
 
 def malformed(msg: str) -> Refusal:

@@ -21,8 +21,12 @@ _MEGABYTE = 1024 * 1024
 class Arguments:
     """The query of an upload: limits, and processing steps in their order."""
 
-    def __init__(self, query: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, query: Sequence[tuple[str, str]], *, bad_query_status_06: int = 400) -> None:
         """
+        Args:
+            query: the pairs, in their order.
+            bad_query_status_06: what pict-rs 0.6 answers where it cannot read a value.
+
         Raises:
             Refusal: pict-rs would not understand it (its own status and code).
         """
@@ -32,10 +36,13 @@ class Arguments:
         self._steps: list[tuple[str, str]] = []
         for key, value in query:
             if key in _NUMBERS:
-                self._limits[key] = _number(value, _NUMBERS[key])
+                number = _number(value)
+                if number is None or number > _NUMBERS[key]:
+                    raise refusals.bad_argument(refusals.NOT_A_NUMBER, status_06=bad_query_status_06)
+                self._limits[key] = number
             elif key in _ALLOWS:
                 if value not in ("true", "false"):
-                    raise refusals.ARGUMENT_NOT_A_BOOLEAN()
+                    raise refusals.bad_argument(refusals.NOT_A_BOOLEAN, status_06=bad_query_status_06)
                 if value == "false":
                     self._disallowed.add(_ALLOWS[key])
             else:
@@ -72,8 +79,7 @@ class Arguments:
         return size if media.kind is Kind.VIDEO else processed_size(size, self._steps)
 
 
-def _number(value: str, largest: int) -> int:
+def _number(value: str) -> int | None:
+    """As Rust reads an unsigned number."""
     digits = value.removeprefix("+")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 20 or int(digits) > largest:
-        raise refusals.ARGUMENT_NOT_A_NUMBER()
-    return int(digits)
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 20 else None

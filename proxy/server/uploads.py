@@ -144,7 +144,7 @@ class Uploads:
         """
         return Arrival(
             entrance,
-            Arguments(query),
+            Arguments(query, bad_query_status_06=entrance.bad_query_status_06 if route is None else 400),
             Origin(route or f"POST /{'/'.join(entrance.segments)}", query, self._uploaders.facts(request)),
             asyncio.get_running_loop().time() + (within_s or self._settings.upload_s),
         )

@@ -142,6 +142,7 @@ class StandIn:
         route("DELETE", "/internal/variants", self.variants)
         route("POST", "/internal/set_not_found", self.set_not_found)
         route("POST", "/internal/prune_missing", self.prune_missing)
+        route("POST", "/internal/export", self.export)
         if self.is_06:
             route("GET", "/internal/limits", self.limits)
         return application
@@ -221,6 +222,8 @@ class StandIn:
                 stored = await self.ingest(content, request)
                 self.uploads[upload_id] = self.entry(stored, self.alias(stored, None))
             except Problem as problem:
+                if problem.code == "invalid-query":  # which is read before anything else
+                    raise
                 self.uploads[upload_id] = problem
             uploads.append({"upload_id": upload_id})
         return self.json(202, {"uploads": uploads} if self.is_06 else {"msg": "ok", "uploads": uploads})
@@ -356,7 +359,7 @@ class StandIn:
     def check_limits(
         self, request: web.Request, media: Format, found: Measure, size: int
     ) -> list[tuple[str, str]]:
-        limits, steps = {}, []
+        limits, steps, bad = {}, [], 500 if request.path == "/image" else 400
         # What is proxied is kept as it came; its variants are made later.
         query = {} if "proxy" in request.query else request.query
         for key, value in query.items():
@@ -364,12 +367,12 @@ class StandIn:
                 continue
             if key in _NUMBERS:
                 if not value.isdigit() or int(value) >= _NUMBERS[key]:
-                    raise Problem(400, "invalid-query", "invalid digit found in string", status_06=500)
+                    raise Problem(400, "invalid-query", "invalid digit found in string", status_06=bad)
                 limits[key] = int(value)
             elif key in _ALLOWS:
                 if value not in ("true", "false"):
                     msg = "provided string was not `true` or `false`"
-                    raise Problem(400, "invalid-query", msg, status_06=500)
+                    raise Problem(400, "invalid-query", msg, status_06=bad)
                 if value == "false" and _ALLOWS[key] is media.kind:
                     raise Problem(400, "media-disallowed", "Media type wasn't allowed for this upload")
             else:
@@ -652,6 +655,9 @@ class StandIn:
 
     async def prune_missing(self, _request: web.Request) -> web.Response:
         return self.json(200, {"complete": False, "progress": 0, "total": len(self.files)})
+
+    async def export(self, _request: web.Request) -> web.Response:
+        return self.json(201, {"msg": "ok"})
 
     async def limits(self, _request: web.Request) -> web.Response:
         recorded = json.loads(_LIMITS) | {"max_file_size": self.options.max_file_size_mb}
