@@ -28,6 +28,7 @@ BODIES: Mapping[Read, Sequence[str]] = {
     ],
     by_splitting: [
         "boundary: a bare LF, and a second file",
+        "boundary: a bare CR and the end, then a tail",
         "boundary: nothing before, and a second file",
         "boundary: three hyphens before",
         "boundary: a boundary in a header",
@@ -64,26 +65,37 @@ def naive(store: Store, read: Read) -> Iterator[Rig]:
     gate.close()
 
 
-def got_past(rig: Rig, cases: Sequence[Case]) -> set[str]:
-    """The names of the cases by which pict-rs stored, and said so, what nobody had looked at."""
-    names = set()
-    for case in cases:
+def gets_past(rig: Rig, case: Case) -> bool:
+    """Whether pict-rs stores, and says so, what nobody has looked at.
+
+    Some cases depend on the pieces in which pict-rs happens to read a body, so each is sent up to five times.
+    """
+    for _ in range(5):
         outcome = rig.attack(case)
         if outcome.unseen and 200 <= outcome.status < 300:
-            names.add(case.name)
-    return names
+            return True
+    return False
+
+
+def named(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """The cases of these names; all of them are there."""
+    found = [case for case in cases if case.name in names]
+    assert len(found) == len(names)
+    return found
 
 
 def test_bodies_get_past_a_second_reading(naive: Rig, read: Read) -> None:
-    names = got_past(naive, bodies.CASES)
-    assert names
-    if naive.store.running.is_real:  # the stand-in's form reader is another one, with other oddities
-        assert names >= set(BODIES[read])
-    # What everybody reads alike it does look at, so it is the attacks that get past it.
-    assert not [name for name in names if name.startswith("ordinary")]
+    past = [gets_past(naive, case) for case in named(bodies.CASES, BODIES[read])]
+    # The stand-in's form reader is another one, with other oddities.
+    assert all(past) if naive.store.running.is_real else any(past)
 
 
 def test_paths_get_past_a_list_of_forbidden_spellings(naive: Rig) -> None:
-    names = got_past(naive, paths.CASES)
-    assert names >= set(PATHS)
-    assert not [name for name in names if name.startswith("POST /image — ")]
+    assert all(gets_past(naive, case) for case in named(paths.CASES, PATHS))
+
+
+def test_what_everybody_reads_alike_does_not_get_past(naive: Rig) -> None:
+    """So it is the attacks that do."""
+    ordinary = [case for case in bodies.CASES if case.name.startswith("ordinary")]
+    ordinary += [case for case in paths.CASES if case.name.startswith("POST /image — ")]
+    assert ordinary and not any(gets_past(naive, case) for case in ordinary)
