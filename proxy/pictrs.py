@@ -140,14 +140,25 @@ class Pictrs:
             yield response
 
     async def upload(
-        self, entrance: Entrance, files: Sequence[OutgoingFile], query: Query, *, within_s: float
+        self,
+        entrance: Entrance,
+        files: Sequence[OutgoingFile],
+        query: Query,
+        *,
+        within_s: float,
+        deadline: str | None = None,
     ) -> Answer:
         """Sends files in a body of the gate's own making. Any answer is returned as it is.
+
+        Args:
+            deadline: the client's own, for pict-rs to keep.
 
         Raises:
             PictrsError: there was none within `within_s` seconds.
         """
         headers = self._key() if entrance is Entrance.IMPORT else {}
+        if deadline is not None:
+            headers["X-Request-Deadline"] = deadline
         answer = await self._send(write_target(entrance.segments, query), write(files), headers, within_s)
         if answer.status == 201:
             self._is_06 = "uploads" in answer.json()

@@ -43,6 +43,10 @@ NO_FILES = Wording(
     *(400, "No files present in upload"),
     *(500, "Failed to finalize file upload"),
 )
+DEADLINE_EXCEEDED = _both("request-timeout", 408, "Deadline exceeded")
+DEADLINE_OUT_OF_RANGE = Wording(
+    "parse-deadline", *(400, "Invalid deadline timestmap"), *(400, "Invalid deadline timestamp")
+)
 TOO_SLOW = _both("request-timeout", 408, "The upload came too slowly")
 REFUSED_BY_VALIDATION = Wording(
     "failed-external-validation",

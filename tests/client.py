@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,3 +75,13 @@ def upload(base_url: str, *contents: bytes, query: str = "", timeout_s: float = 
     target = f"/image?{query}" if query else "/image"
     headers = {"Content-Type": content_type}
     return send(base_url, "POST", target, headers=headers, body=body, timeout_s=timeout_s)
+
+
+def until_gone(base_url: str, alias: str, within_s: float = 10) -> bool:
+    """Whether an alias shows nothing any more; pict-rs answers deletes and purges before it has done them."""
+    end = time.monotonic() + within_s
+    while get(base_url, f"/image/original/{alias}").status != 404:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True

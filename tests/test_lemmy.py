@@ -13,7 +13,6 @@ import http.client
 import io
 import json
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from PIL import Image
 from proxy.cases.sealing import open_sealed, read_identities
 from proxy.database import Case, cases
 from tests import pictures
-from tests.client import Answer, get
+from tests.client import Answer, get, until_gone
 from tests.fake import Asked, Fake, Reply
 from tests.gate import Classifier, Gate, scripted
 from tests.pictrs import Pictrs, find
@@ -381,22 +380,12 @@ def test_what_is_deleted_in_lemmy_is_gone_for_everybody_and_the_case_stays(
         world.gate.decide(decision)
     answer = world.remove(call, entry["file"], entry["delete_token"])
     assert answer.status in (200, 204)
-    assert until_gone(world, entry["file"])
+    assert until_gone(world.gate.url, entry["file"])
     cases_ = world.cases_of(content)
     assert len(cases_) == (decision != "allowed")
     if decision == "held":
         acts = [one.act for one in world.gate.ledger() if one.case_id == cases_[0].id]
         assert len(acts) == 2 and acts[0] == "pending"
-
-
-def until_gone(world: World, alias: str) -> bool:
-    """Whether an alias shows nothing any more; pict-rs answers a purge before it has done it."""
-    end = time.monotonic() + 10
-    while get(world.gate.url, f"/image/original/{alias}").status != 404:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 # --- the rest ---

@@ -16,6 +16,7 @@ from proxy.pictrs import Entrance, Pictrs
 from proxy.routes import Match, Treatment, find, known_pairs, segments_of
 from proxy.server import answers
 from proxy.server.claims import Claims
+from proxy.server.deadlines import read_deadline
 from proxy.server.fetches import Fetches
 from proxy.server.passing import Passing
 from proxy.server.reads import Reads
@@ -52,6 +53,7 @@ class Gateway:
         try:
             _check_framing(request)
             target = read_target(request.raw_path)
+            read_deadline(request.headers)  # pict-rs reads it before anything else
             matched = find(target)
             if matched is not None:
                 name = matched.route.name

@@ -32,6 +32,7 @@ from proxy.pictrs import Entrance, Pictrs
 from proxy.policy import Decision, Verdict
 from proxy.server import answers
 from proxy.server.arguments import Arguments
+from proxy.server.deadlines import Deadline, read_deadline
 from proxy.server.uploaders import Uploaders
 
 log = logging.getLogger(__name__)
@@ -66,12 +67,19 @@ class Arrival:
         arguments: their query.
         origin: where they come from, for a case.
         deadline: of the answer, on the event loop's clock.
+        client_deadline: the client's own deadline. It may refuse a file, and never makes anybody look less.
     """
 
     entrance: Entrance
     arguments: Arguments
     origin: Origin
     deadline: float
+    client_deadline: Deadline | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the client does not wait any more."""
+        return self.client_deadline is not None and self.client_deadline.has_passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +155,7 @@ class Uploads:
             Arguments(query, bad_query_status_06=entrance.bad_query_status_06 if route is None else 400),
             Origin(route or f"POST /{'/'.join(entrance.segments)}", query, self._uploaders.facts(request)),
             asyncio.get_running_loop().time() + (within_s or self._settings.upload_s),
+            read_deadline(request.headers),
         )
 
     async def answer(self, request: web.BaseRequest, entrance: Entrance, query: Query) -> web.Response:
@@ -157,6 +166,8 @@ class Uploads:
             PictrsError: pict-rs gave no answer.
         """
         arrival = self.arrival(request, entrance, query)
+        if arrival.is_late:
+            raise refusals.DEADLINE_EXCEEDED()
         most = largest_body(self._settings.limits)
         async with AsyncExitStack() as room:
             room.enter_context(self._metrics.uploads_in_progress.track_inprogress())
@@ -183,6 +194,8 @@ class Uploads:
         """
         judged = await asyncio.gather(*(self._look(upload, arrival.deadline) for upload in uploads))
         refusal = self._refusal(judged, arrival) or await self._taken(judged, arrival)
+        if refusal is None and arrival.is_late:
+            refusal = refusals.DEADLINE_EXCEEDED()
         try:
             promises = await self._keep(judged, arrival, promise=refusal is None)
         except AliasTaken:
@@ -281,7 +294,11 @@ class Uploads:
             # What is backgrounded comes to the hook when the answer is long given.
             with self._clearances.of(known, lingering_s=RELEASE_S if arrival.entrance.is_backgrounded else 0):
                 answer = await self._pictrs.upload(
-                    arrival.entrance, files, arrival.arguments.query, within_s=within_s
+                    arrival.entrance,
+                    files,
+                    arrival.arguments.query,
+                    within_s=within_s,
+                    deadline=arrival.client_deadline.header if arrival.client_deadline else None,
                 )
             if len(allowed) == len(judged) or answer.status != arrival.entrance.success:
                 return answers.relayed(answer)

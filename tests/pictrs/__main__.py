@@ -158,6 +158,7 @@ class StandIn:
             given = request.headers.get("X-Api-Token")
             if request.path.startswith("/internal") and given != self.options.api_key:
                 raise Problem(401, "invalid-api-token", "Invalid API Key")
+            self.check_deadline(request)
             if self.options.lie and request.path in ("/image", "/internal/import"):
                 return web.Response(
                     status=201, text="<html>not what you think</html>", content_type="text/html"
@@ -172,6 +173,18 @@ class StandIn:
                 allowed = ", ".join(sorted(getattr(error, "allowed_methods", ())))
                 return web.Response(status=405, headers={"Allow": allowed})
             return web.Response(status=404)
+
+    def check_deadline(self, request: web.Request) -> None:
+        given = request.headers.get("X-Request-Deadline")
+        if given is None:
+            return
+        if not re.fullmatch(r"[+-]?[0-9]{1,39}", given):
+            raise Problem(400, "parse-deadline", "Invalid deadline format")
+        if abs(int(given)) > 253_402_300_799_999_999_999:
+            word = "timestamp" if self.is_06 else "timestmap"
+            raise Problem(400, "parse-deadline", f"Invalid deadline {word}")
+        if request.method == "POST" and int(given) <= time.time_ns():
+            raise Problem(408, "request-timeout", "Deadline exceeded")
 
     def json(self, status: int, content: dict[str, Any], *, with_msg: bool = True) -> web.Response:
         if self.is_06 and with_msg:
