@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 
 import pytest
 
 from proxy.errors import Refusal
-from proxy.internal.listener import InternalListener, Request
+from proxy.internal.listener import Growth, InternalListener, Request
 from proxy.internal.server import HookAnswer, HookSettings, Internal
 from proxy.metrics import Metrics
 from tests import pictures
@@ -162,7 +162,7 @@ async def test_who_may_ask_by_the_address_of_pictrs_safety(
     hook, was_read = Hook(), False
     settings = HookSettings(ids=frozenset({"my-pict-rs"}), networks=(ip_network("100.64.0.0/16"),))
 
-    async def read(_: int) -> bytes:
+    async def read(_: int, __: Growth | None) -> bytes:
         nonlocal was_read
         was_read = True
         return PNG
@@ -225,3 +225,34 @@ async def test_health_and_metrics_are_for_reading() -> None:
                 got, head = await ask(port, method + b" " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert got == status
                 assert (b"Allow: GET, HEAD" in head) is (status == 405)
+
+
+@pytest.mark.parametrize("shape", [as_0_5, as_0_6])
+async def test_of_large_files_only_one_at_a_time_is_in_memory(shape: Callable[..., bytes]) -> None:
+    hook = Hook()
+    hook.go_on.clear()
+    large = PNG + bytes(300_000)
+    async with serving(hook, HookSettings(small_bytes=100_000)) as port:
+        asking = [asyncio.create_task(ask(port, shape(content=large))) for _ in range(3)]
+        asking.append(asyncio.create_task(ask(port, shape())))
+        while len(hook.asked) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert sorted(map(len, hook.asked)) == [len(PNG), len(large)]
+        hook.go_on.set()
+        assert [status for status, _ in await asyncio.gather(*asking)] == [200] * 4
+    assert len(hook.asked) == 4
+
+
+async def test_a_large_file_that_gets_no_turn_is_seen_by_nobody() -> None:
+    hook = Hook()
+    hook.go_on.clear()
+    large = PNG + bytes(300_000)
+    async with serving(hook, HookSettings(small_bytes=100_000, within_s=1.0)) as port:
+        first = asyncio.create_task(ask(port, as_0_5(content=large)))
+        while not hook.asked:
+            await asyncio.sleep(0.01)
+        assert (await ask(port, as_0_5(content=large)))[0] == 503
+        assert (await first)[0] == 503
+        hook.go_on.set()
+        assert (await ask(port, as_0_5(content=large)))[0] == 200

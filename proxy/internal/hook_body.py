@@ -7,6 +7,7 @@ body and a file that pict-rs stores must be the same.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 
@@ -45,18 +46,18 @@ def media_of(headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
 
 
 def _only_part(content_type: str, body: bytes) -> bytes:
-    pieces: list[bytes] = []
+    content = io.BytesIO()
     try:
         limits = Limits(parts=1, part_bytes=len(body), extended_names=True)
         parser = Parser(boundary_of(content_type), limits)
         for at in range(0, len(body), _STEP_BYTES):
             for event in parser.feed(body[at : at + _STEP_BYTES]):
                 if isinstance(event, bytes):
-                    pieces.append(event)
+                    content.write(event)
         parser.close()
     except MultipartError:
         raise _malformed("The form is not that of pict-rs's validation") from None
-    return b"".join(pieces)
+    return content.getvalue()
 
 
 def _malformed(msg: str) -> Refusal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 import json
 import logging
 import socket
@@ -37,6 +38,14 @@ _NO_BODY = frozenset({204, 304})
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """A body that may become large: its socket is left unread beyond `free_bytes` until `ask` returns."""
+
+    free_bytes: int
+    ask: Callable[[], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request, its body still unread.
 
@@ -52,22 +61,23 @@ class Request:
     target: str
     headers: Sequence[tuple[str, str]] = field(repr=False)
     peer: IPv4Address | IPv6Address | None = field(repr=False)
-    read_body: Callable[[int], Awaitable[bytes]] = field(repr=False)
+    read_body: Callable[[int, Growth | None], Awaitable[bytes]] = field(repr=False)
 
     def values(self, name: str) -> list[str]:
         """The values of all headers of this name (lower case)."""
         return [value for key, value in self.headers if key == name]
 
-    async def body(self, limit: int) -> bytes:
+    async def body(self, limit: int, growth: Growth | None = None) -> bytes:
         """Reads the whole body, once; tells the client first to go on where it waits for that.
 
         Args:
             limit: bytes that it may have.
+            growth: whom to ask before it becomes large.
 
         Raises:
             Refusal: 413 where it has more, 408 where it comes too slowly, 400 where it is malformed.
         """
-        return await self.read_body(limit)
+        return await self.read_body(limit, growth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,33 +314,36 @@ class _Connection:
             log.error("a request failed: %s at %s", type(error).__name__, _where(error))
             return _bare(500)
 
-    async def _body(self, declared: int | None, limit: int) -> bytes:
+    async def _body(self, declared: int | None, limit: int, growth: Growth | None) -> bytes:
         """See `Request.body`. It is gathered in one buffer: a list of pieces may weigh far more than they."""
         if (declared or 0) > limit:
             raise _too_large()
-        content = bytearray()
+        content = io.BytesIO()  # gives its bytes away without a copy
         try:
             async with asyncio.timeout(self._bounds.body_s):
                 if self._http.they_are_waiting_for_100_continue:
                     await self._write(self._sent(h11.InformationalResponse(status_code=100, headers=[])))
                 while not isinstance(event := self._http.next_event(), h11.EndOfMessage):
                     if isinstance(event, h11.Data):
-                        content += event.data
+                        content.write(event.data)
                     elif event is h11.NEED_DATA:
                         async with asyncio.timeout(self._bounds.stall_s):
                             await self._receive()
                         await asyncio.sleep(0)
                     else:
                         raise RuntimeError("a body is read once")
-                    if len(content) > limit:
+                    if content.tell() > limit:
                         raise _too_large()
+                    if growth is not None and content.tell() > growth.free_bytes:
+                        await growth.ask()
+                        growth = None
         except TimeoutError:
             raise Refusal(408, "too-slow", "The body did not come in time") from None
         except h11.RemoteProtocolError:
             raise Refusal(400, "malformed", "The body cannot be read") from None
         except OSError:
             raise _Gone from None
-        return bytes(content)
+        return content.getvalue()
 
     @property
     def _is_all_read(self) -> bool:

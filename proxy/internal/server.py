@@ -12,6 +12,7 @@ import functools
 import hmac
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
@@ -22,7 +23,7 @@ from proxy.channels.pop import PopChannel
 from proxy.errors import Refusal
 from proxy.intake.target import read_target
 from proxy.internal.hook_body import OVERHEAD_BYTES, media_of
-from proxy.internal.listener import Handler, Request, Response, json_answer, text
+from proxy.internal.listener import Growth, Handler, Request, Response, json_answer, text
 from proxy.metrics import Metrics
 
 # Instead of an id: whoever calls from a private or listed address.
@@ -62,7 +63,8 @@ class HookSettings:
         ids: words that a caller may have in its URL.
         networks: beside private ones, from where a caller without such a word may come.
         largest_bytes: of one file.
-        at_once: files in memory; each costs up to three times its size while it is read.
+        at_once: files in memory; each costs up to twice its size while it is read.
+        small_bytes: of these only one at a time may be larger than so many.
         within_s: seconds for one answer, waiting for a turn included. pict-rs itself gives up after 30.
     """
 
@@ -70,6 +72,7 @@ class HookSettings:
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
     largest_bytes: int = 40 * 1024 * 1024
     at_once: int = 4
+    small_bytes: int = 8 * 1024 * 1024
     within_s: float = 25.0
 
 
@@ -96,7 +99,7 @@ class Internal:
         self._metrics, self._is_ready = metrics, is_ready
         self._hook, self._workers = hook, workers
         self._settings = hook_settings or HookSettings()
-        self._turns = asyncio.Semaphore(self._settings.at_once)
+        self._turns, self._large = asyncio.Semaphore(self._settings.at_once), asyncio.Lock()
 
     async def __call__(self, request: Request) -> Response:
         """Answers one request.
@@ -161,8 +164,9 @@ class Internal:
     async def _validate(self, hook: Hook, request: Request) -> Response:
         try:
             # The body is left in the network until it is its turn: so memory has a bound.
-            async with asyncio.timeout(self._settings.within_s), self._turns:
-                body = await request.body(self._settings.largest_bytes + OVERHEAD_BYTES)
+            async with asyncio.timeout(self._settings.within_s), self._turns, AsyncExitStack() as room:
+                grow = Growth(self._settings.small_bytes, lambda: room.enter_async_context(self._large))
+                body = await request.body(self._settings.largest_bytes + OVERHEAD_BYTES, grow)
                 content = media_of(request.headers, body)
                 del body
                 answer = await hook.validate(content)
