@@ -166,6 +166,7 @@ async def serve(config: Config) -> None:
                 host, port = await listener.start()
                 started.append(listener)
                 log.info("%s listens on %s port %s", listener.name, host, port)
+            process.keep_what_is_built()
             await _told_to_stop()
             log.info("stopping: no new requests, those under way end")
         finally:
