@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from classifier.decoding.images import FORMATS
+from classifier.decoding.files import FORMATS
 from classifier.engine import Engine, Result
 from classifier.errors import Rejection, deadline_exceeded, too_large
 from classifier.metrics import Metrics

@@ -25,6 +25,8 @@ from tests.gate import Classifier, Gate, scripted
 NewGate = Callable[..., Gate]
 
 HIT = pictures.png((90, 60), seed=761)  # a PNG without metadata, which pict-rs keeps as it is
+# Larger than the classifier here takes.
+LARGE = pictures.encode(pictures.draw((700, 700), seed=779), "PNG", compress_level=0)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pictrs.Pictrs]:
         assert upload(running.url, pictures.png((80, 50), seed=770 + seed)).status == 201
     for name in ("first-name.png", "second-name.png"):
         assert _import(running, name, HIT).status == 201
-    assert upload(running.url, pictures.video()).status == 201
+    assert upload(running.url, LARGE).status == 201
     yield running
     running.stop()
 
@@ -49,7 +51,8 @@ def _import(running: pictrs.Pictrs, name: str, content: bytes) -> Answer:
 @pytest.fixture(scope="module")
 def looking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Classifier]:
     folder = tmp_path_factory.mktemp("looking")
-    running = Classifier(folder, ensemble=scripted(folder, {HIT: SIGNALS}))
+    recipe = scripted(folder, {HIT: SIGNALS})
+    running = Classifier(folder, ensemble=recipe, options=["--max-body-mb", "1"])
     yield running
     running.stop()
 
@@ -71,7 +74,7 @@ def test_a_run_reports_the_hits_with_all_their_aliases_and_touches_nothing(
     report = json.loads(shown)
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (report["looked_at"], report["unreadable"]) == (4, 1)
-    (unreadable,) = report["unreadable_files"]  # the video, for now
+    (unreadable,) = report["unreadable_files"]  # the large one
     assert len(unreadable["aliases"]) == 1 and "undecodable" in unreadable["reason"]
     (hit,) = report["hits"]
     assert hit["aliases"] == ["first-name.png", "second-name.png"]

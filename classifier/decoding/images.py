@@ -1,17 +1,26 @@
-"""Still pictures and animations by Pillow."""
+"""Still pictures and animations by Pillow, JPEG XL by its plugin."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from classifier.decoding import Frame, Limits, Media
+from classifier.decoding.choosing import KEPT_PIXELS, Chooser, thumbnail_of
 from classifier.errors import too_large, undecodable, unsupported
 
+try:
+    import pillow_jxl  # registers itself
+
+    _JXL = {"JXL": "jxl"} if pillow_jxl else {}
+except ImportError:  # not on every box; JPEG XL is unsupported there
+    _JXL = {}
+
 # Pillow's name → pict-rs's. An MPO is a JPEG with further JPEGs behind it, of which nobody shows any.
-_FORMATS = {"AVIF": "avif", "GIF": "gif", "JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp"}
+_FORMATS = {"AVIF": "avif", "GIF": "gif", "JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", **_JXL}
 _OPENED = tuple(name for name in _FORMATS if name != "MPO")  # the JPEG plugin opens those too
 FORMATS = ("apng", *sorted(set(_FORMATS.values())))
 
@@ -39,37 +48,53 @@ def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator
         orientation = image.getexif().get(0x0112, 1)  # reads a whole PNG, whose Exif may stand at its end
     except Exception as error:  # noqa: BLE001 — as above
         raise undecodable(f"its frames cannot be counted: {type(error).__name__}") from None
-    indices = choose_frames(count, limits.frames)
     name = _FORMATS[str(image.format)]
     width, height = image.size
     if orientation in (5, 6, 7, 8):  # Exif: those that lie on their side
         width, height = height, width
+    frames = _frames(image, count)
+    chosen = list(_unlike(frames, count, limits.frames)) if count > limits.frames else None
     media = Media(
         kind="animation" if count > 1 else "image",
         format="apng" if name == "png" and count > 1 else name,
         width=width,
         height=height,
         frames=count,
-        frames_scored=len(indices),
+        frames_scored=count if chosen is None else len(chosen),
     )
-    return media, _frames(image, indices, sha256)
+    return media, (Frame(one, index, sha256) for index, one in chosen or frames)
 
 
-def choose_frames(count: int, most: int) -> list[int]:
-    """Which frames are scored: all, or `most` of them evenly spread, first and last among them."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
+def _unlike(
+    frames: Iterator[tuple[int, Image.Image]], count: int, most: int
+) -> Iterator[tuple[int, Image.Image]]:
+    """The frames of a long animation that differ most, reduced to what heads look at."""
+    chooser: Chooser[Image.Image] = Chooser(most)
+    for index, frame in frames:
+        thumbnail = thumbnail_of(frame)
+        place = chooser.wants(thumbnail)
+        if place is not None:
+            chooser.keep(place, thumbnail, index, _reduced(frame))
+        if index == count - 1:
+            yield from chooser.chosen((index, _reduced(frame)))
 
 
-def _frames(image: Image.Image, indices: list[int], sha256: str) -> Iterator[Frame]:
-    for index in indices:
+def _reduced(image: Image.Image) -> Image.Image:
+    scale = math.sqrt(KEPT_PIXELS / (image.width * image.height))
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def _frames(image: Image.Image, count: int) -> Iterator[tuple[int, Image.Image]]:
+    for index in range(count):
         try:
             if index:
                 image.seek(index)
             image.load()
             upright = ImageOps.exif_transpose(image)
-            yield Frame(_over_white(upright), index, sha256)
+            yield index, _over_white(upright)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 — as above

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from classifier.decoding import Array, Decoded, Frame, Hashes, Limits, Preparation
-from classifier.decoding.images import decode
+from classifier.decoding.files import decode
 from classifier.errors import Rejection, too_large, undecodable
 
 
