@@ -21,6 +21,7 @@ from classifier.decoding import pool as pools
 from classifier.decoding.pool import DecodingPool
 from classifier.decoding.worker import prepare
 from classifier.errors import Rejection
+from classifier.heads.resizing import Resized
 from classifier.turns import Priority
 from tests import pictures
 
@@ -28,6 +29,9 @@ from tests import pictures
 @dataclass(frozen=True)
 class Pixels:
     """The frame itself."""
+
+    def suffices(self, width: int, height: int) -> bool:
+        return False
 
     def prepare(self, frame: Frame) -> Array:
         return np.asarray(frame.image)
@@ -40,6 +44,9 @@ class Misbehaves:
     hangs_at: int = 0
     dies_at: int = 0
     eats_at: int = 0
+
+    def suffices(self, width: int, height: int) -> bool:
+        return False
 
     def prepare(self, frame: Frame) -> Array:
         if frame.image.width == self.hangs_at:
@@ -57,6 +64,9 @@ class Scripted:
 
     tally: Path
     script: tuple[str, ...]
+
+    def suffices(self, width: int, height: int) -> bool:
+        return False
 
     def prepare(self, frame: Frame) -> Array:
         if frame.image.width == 40:
@@ -79,6 +89,9 @@ class Holds:
     """Keeps frames 40 pixels wide until there is a file at `until`."""
 
     until: Path
+
+    def suffices(self, width: int, height: int) -> bool:
+        return False
 
     def prepare(self, frame: Frame) -> Array:
         while frame.image.width == 40 and not self.until.exists():
@@ -331,3 +344,48 @@ async def test_a_decoder_is_the_live_file_s_before_the_backfill_s(tmp_path: Path
         (tmp_path / "until").touch()
         await asyncio.gather(*tasks)
     assert order == ["backfill 1", "live 1", "live 2", "backfill 2", "backfill 3"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The size of the frame that it gets, when it needs a shorter side of so many pixels."""
+
+    side: int
+
+    def suffices(self, width: int, height: int) -> bool:
+        return min(width, height) >= self.side
+
+    def prepare(self, frame: Frame) -> Array:
+        return np.asarray(frame.image.size)
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        ([100], (512, 384)),  # PDQ wants 512 at least
+        ([500], (1024, 768)),
+        ([500, 800], (2048, 1536)),
+        ([3000], (4096, 3072)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_as_small_as_every_head_allows(
+    sides: list[int], expected: tuple[int, int]
+) -> None:
+    content = pictures.jpeg((4096, 3072), exif=b"")
+    needs = [Needs(side) for side in sides]
+    decoded = prepare(content, needs, Limits())
+    assert (decoded.media.width, decoded.media.height) == (4096, 3072)
+    for one in needs:
+        assert tuple(decoded.inputs[one][0]) == expected
+
+
+def test_what_is_decoded_small_is_the_same_picture() -> None:
+    content = pictures.encode(pictures.draw((4000, 3000), 9), "JPEG", quality=90)
+    head = Resized(384, 384, 1.0, "center", "bicubic")
+    reduced = prepare(content, [head], Limits())
+    whole = prepare(content, [head, Pixels()], Limits())
+    small, large = (one.inputs[head][0].astype(int) for one in (reduced, whole))
+    assert np.abs(small - large).mean() < 0.5
+    assert reduced.hashes.pdq is not None and whole.hashes.pdq is not None
+    apart = int(reduced.hashes.pdq, 16) ^ int(whole.hashes.pdq, 16)
+    assert apart.bit_count() <= 10  # of 256; 31 is a match

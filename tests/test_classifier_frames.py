@@ -22,6 +22,9 @@ from tests import pictures
 class Pixels:
     """The frame itself."""
 
+    def suffices(self, width: int, height: int) -> bool:
+        return False
+
     def prepare(self, frame: Frame) -> Array:
         return np.asarray(frame.image)
 

@@ -89,6 +89,9 @@ async def test_whose_deadline_has_passed_gets_no_turn() -> None:
 class Width:
     """How wide the frame is."""
 
+    def suffices(self, width: int, height: int) -> bool:
+        return False
+
     def prepare(self, frame: Frame) -> Array:
         return np.array([frame.image.width])
 

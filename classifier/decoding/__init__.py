@@ -6,7 +6,7 @@ one by one, happens in a worker process; the server only ever sees what comes ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Array: TypeAlias = NDArray[np.generic]
+# Whether a frame of so many pixels, width and height, is enough.
+Suffices: TypeAlias = Callable[[int, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,10 @@ class Preparation(Protocol):
 
     def prepare(self, frame: Frame) -> Array:
         """The head's input: shape (k, …), k items of the frame (one for the whole, or one a face)."""
+        ...
+
+    def suffices(self, width: int, height: int) -> bool:
+        """Whether a frame that was reduced to so many pixels gives what the whole one would."""
         ...
 
     def __hash__(self) -> int: ...

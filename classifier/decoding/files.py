@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from classifier.decoding import Frame, Limits, Media, images, videos
+from classifier.decoding import Frame, Limits, Media, Suffices, images, videos
 
 FORMATS = tuple(sorted({*images.FORMATS, *videos.FORMATS}))
 
 
-def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator[Frame]]:
+def decode(content: bytes, sha256: str, limits: Limits, suffices: Suffices) -> tuple[Media, Iterator[Frame]]:
     """Opens a file by what its first bytes say it is.
+
+    Args:
+        suffices: whether frames of so many pixels are enough, where decoding fewer is cheaper.
 
     Returns:
         What it is, and its scored frames.
@@ -18,5 +21,6 @@ def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator
     Raises:
         Rejection: it is nothing that is looked at, or too large, or broken.
     """
-    decode_it = videos.decode if videos.claims(content) else images.decode
-    return decode_it(content, sha256, limits)
+    if videos.claims(content):
+        return videos.decode(content, sha256, limits)
+    return images.decode(content, sha256, limits, suffices)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from classifier.decoding import Frame, Limits, Media
+from classifier.decoding import Frame, Limits, Media, Suffices
 from classifier.decoding.choosing import KEPT_PIXELS, Chooser, thumbnail_of
 from classifier.errors import too_large, undecodable, unsupported
 
@@ -25,8 +25,11 @@ _OPENED = tuple(name for name in _FORMATS if name != "MPO")  # the JPEG plugin o
 FORMATS = ("apng", *sorted(set(_FORMATS.values())))
 
 
-def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator[Frame]]:
+def decode(content: bytes, sha256: str, limits: Limits, suffices: Suffices) -> tuple[Media, Iterator[Frame]]:
     """Opens a picture.
+
+    Args:
+        suffices: whether a frame of so many pixels is enough; a JPEG is then decoded at that size.
 
     Returns:
         What it is, and its scored frames, decoded one by one as they are asked for.
@@ -52,6 +55,8 @@ def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator
     width, height = image.size
     if orientation in (5, 6, 7, 8):  # Exif: those that lie on their side
         width, height = height, width
+    if image.format in ("JPEG", "MPO"):
+        _reduce(image, suffices)
     frames = _frames(image, count)
     chosen = list(_unlike(frames, count, limits.frames)) if count > limits.frames else None
     media = Media(
@@ -63,6 +68,15 @@ def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator
         frames_scored=count if chosen is None else len(chosen),
     )
     return media, (Frame(one, index, sha256) for index, one in chosen or frames)
+
+
+def _reduce(image: Image.Image, suffices: Suffices) -> None:
+    """Has a JPEG decoded at an eighth, a quarter or a half a side, where that is enough."""
+    for part in (8, 4, 2):
+        size = (image.width // part, image.height // part)
+        if min(size) > 0 and suffices(*size):
+            image.draft(image.mode, size)
+            return
 
 
 def _unlike(

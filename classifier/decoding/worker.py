@@ -27,6 +27,7 @@ class Failure:
     message: str
 
 
+_PDQ_SIDE = 512  # from which PDQ's reference implementation works
 READY = "ready"  # the first word of a worker
 
 
@@ -65,7 +66,12 @@ def prepare(content: bytes, preparations: Sequence[Preparation], limits: Limits)
         Rejection: it cannot be looked at.
     """
     sha256 = hashlib.sha256(content).hexdigest()
-    media, frames = decode(content, sha256, limits)
+
+    def suffices(width: int, height: int) -> bool:
+        enough_for_pdq = max(width, height) >= _PDQ_SIDE
+        return enough_for_pdq and all(one.suffices(width, height) for one in preparations)
+
+    media, frames = decode(content, sha256, limits, suffices)
     inputs: dict[Preparation, list[Array]] = {preparation: [] for preparation in preparations}
     indices: list[int] = []
     hashes = Hashes(sha256, None, None)
@@ -83,9 +89,9 @@ def _pdq(frame: Frame) -> tuple[str | None, int | None]:
         import pdqhash
     except ImportError:
         return None, None
-    # PDQ reduces to 64×64 itself; 512 is the size from which its reference implementation works.
+    # PDQ reduces to 64×64 itself.
     small = frame.image
-    if max(small.size) > 512:
-        small = ImageOps.contain(small, (512, 512), Image.Resampling.BILINEAR)
+    if max(small.size) > _PDQ_SIDE:
+        small = ImageOps.contain(small, (_PDQ_SIDE,) * 2, Image.Resampling.BILINEAR)
     bits, quality = pdqhash.compute(np.asarray(small))
     return np.packbits(bits).tobytes().hex(), int(quality)

@@ -38,6 +38,10 @@ class FaceChips:
 
     longest_side: int = 1024
 
+    def suffices(self, width: int, height: int) -> bool:
+        """See `Preparation.suffices`."""
+        return max(width, height) >= self.longest_side
+
     def prepare(self, frame: Frame) -> Array:
         """See `Preparation.prepare`."""
         detector, landmarks = _dlib()

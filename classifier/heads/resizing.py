@@ -14,6 +14,9 @@ from PIL import Image
 
 from classifier.decoding import Array, Frame
 
+# A picture that was reduced while it was decoded is to have so many times the pixels a side that it is
+# reduced to next. Measured on a noisy 12-megapixel JPEG: its values then differ by 0.3 of 255 in the mean.
+OVERSAMPLED = 1.5
 # timm's names of the interpolations that Pillow has, too
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -40,10 +43,18 @@ class Resized:
     crop_mode: str
     interpolation: str
 
+    def suffices(self, width: int, height: int) -> bool:
+        """See `Preparation.suffices`."""
+        return min(width, height) >= OVERSAMPLED * max(self._reach)
+
+    @property
+    def _reach(self) -> tuple[int, int]:
+        """Width and height of what the input is the middle of."""
+        return math.floor(self.width / self.crop_pct), math.floor(self.height / self.crop_pct)
+
     def prepare(self, frame: Frame) -> Array:
         """See `Preparation.prepare`."""
-        image, how = frame.image, INTERPOLATIONS[self.interpolation]
-        reach = (math.floor(self.width / self.crop_pct), math.floor(self.height / self.crop_pct))
+        image, how, reach = frame.image, INTERPOLATIONS[self.interpolation], self._reach
         if self.crop_mode == "squash":
             image = image.resize(reach, how)
         else:

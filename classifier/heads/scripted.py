@@ -19,6 +19,10 @@ from classifier.heads import Options, Signals
 class FileDigest:
     """Not the pixels but the SHA-256 of the file that they came from: (1, 32) uint8."""
 
+    def suffices(self, width: int, height: int) -> bool:
+        """See `Preparation.suffices`."""
+        return True
+
     def prepare(self, frame: Frame) -> Array:
         """See `Preparation.prepare`."""
         return np.frombuffer(bytes.fromhex(frame.file_sha256), np.uint8)[None]
