@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from classifier.decoding import Hashes, Media
+from classifier.decoding import Decoded, Hashes, Media
 from classifier.decoding.pool import DecodingPool
 from classifier.ensembles import Ensemble, FrameSignals, strongest
 from classifier.errors import Rejection, SetupError, deadline_exceeded, overloaded
 from classifier.heads import Signals
+from classifier.remembering import Memory
 from classifier.turns import Priority, Turns
 
 _WARM_UP_S = 120.0
@@ -27,6 +28,7 @@ class Result:
 
     Attributes:
         timing_ms: milliseconds of each stage: `decode`, `queue` (for the models), `infer`.
+        remembered: how many of the frames were known from their pixels.
     """
 
     media: Media
@@ -34,6 +36,7 @@ class Result:
     signals: Signals
     frames: Sequence[FrameSignals]
     timing_ms: dict[str, float]
+    remembered: int = 0
 
 
 class Engine:
@@ -53,6 +56,7 @@ class Engine:
         self._waiting: Counter[Priority] = Counter()
         self._models = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._turns = Turns([self._models])
+        self._memory = Memory()
 
     @property
     def waiting(self) -> int:
@@ -102,6 +106,30 @@ class Engine:
         began = loop.time()
         decoded = await self._pool.decode(content, priority=priority, deadline=deadline)
         queued = loop.time()
+        signals = [self._memory.recall(digest) for digest in decoded.digests]
+        unknown = [place for place, known in enumerate(signals) if known is None]
+        started = queued
+        if unknown:
+            scored, started = await self._score(decoded.only(unknown), priority, deadline)
+            for place, frame in zip(unknown, scored, strict=True):
+                signals[place] = frame.signals
+                self._memory.remember(decoded.digests[place], frame.signals)
+        frames = [
+            FrameSignals(index, known)
+            for index, known in zip(decoded.indices, signals, strict=True)
+            if known is not None
+        ]
+        ended = loop.time()
+        stages = {"decode": queued - began, "queue": started - queued, "infer": ended - started}
+        timing_ms = {stage: round(seconds * 1000, 2) for stage, seconds in stages.items()}
+        remembered = len(frames) - len(unknown)
+        return Result(decoded.media, decoded.hashes, strongest(frames), frames, timing_ms, remembered)
+
+    async def _score(
+        self, decoded: Decoded, priority: Priority, deadline: float
+    ) -> tuple[list[FrameSignals], float]:
+        """The models' signals of a file, and when they began with it, on the event loop's clock."""
+        loop = asyncio.get_running_loop()
         models = await self._turns.take(priority, deadline)
         started = loop.time()
         scoring = loop.run_in_executor(models, self.ensemble.score, decoded)
@@ -109,13 +137,9 @@ class Engine:
         try:
             async with asyncio.timeout_at(deadline):
                 # Shielded: where nobody waits any more, the models are still at it, and the turn is not over.
-                frames = await asyncio.shield(scoring)
+                return await asyncio.shield(scoring), started
         except TimeoutError:
             raise deadline_exceeded() from None
-        ended = loop.time()
-        stages = {"decode": queued - began, "queue": started - queued, "infer": ended - started}
-        timing_ms = {stage: round(seconds * 1000, 2) for stage, seconds in stages.items()}
-        return Result(decoded.media, decoded.hashes, strongest(frames), frames, timing_ms)
 
     def _end_turn(self, scoring: asyncio.Future[list[FrameSignals]]) -> None:
         self._turns.put(self._models)

@@ -25,6 +25,11 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.remembered = Counter(
+            "pictrs_classifier_remembered_frames_total",
+            "Frames that were known from their pixels.",
+            registry=self.registry,
+        )
         self.waiting = Gauge(
             "pictrs_classifier_waiting", "Files under way or waiting.", registry=self.registry
         )

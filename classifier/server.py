@@ -107,6 +107,7 @@ class Server:
             self._metrics.requests.labels(outcome=outcome, priority=priority).inc()
             took_ms = (loop.time() - began) * 1000
             log.info("outcome=%s priority=%s ms=%.1f %s", outcome, priority, took_ms, _summary(result))
+        self._metrics.remembered.inc(result.remembered)
         for stage, milliseconds in result.timing_ms.items():
             self._metrics.stage_seconds.labels(stage=stage).observe(milliseconds / 1000)
         return web.json_response(self._answer(result))
@@ -137,6 +138,7 @@ class Server:
             "version": ensemble.version,
             "media": asdict(result.media),
             "signals": result.signals,
+            "remembered": result.remembered,
             "frames": [{"index": frame.index, "signals": frame.signals} for frame in result.frames],
             "hashes": asdict(result.hashes),
             "timing_ms": result.timing_ms,

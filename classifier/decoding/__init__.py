@@ -7,7 +7,7 @@ one by one, happens in a worker process; the server only ever sees what comes ba
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -93,12 +93,26 @@ class Decoded:
     Attributes:
         indices: of the scored frames in the file.
         inputs: for each preparation one array a scored frame.
+        digests: of all that the heads are given of each scored frame.
     """
 
     media: Media
     hashes: Hashes
     indices: Sequence[int]
     inputs: Mapping[Preparation, Sequence[Array]]
+    digests: Sequence[bytes]
+
+    def only(self, places: Sequence[int]) -> Decoded:
+        """The same with some of its scored frames."""
+        return replace(
+            self,
+            indices=[self.indices[place] for place in places],
+            inputs={
+                preparation: [arrays[place] for place in places]
+                for preparation, arrays in self.inputs.items()
+            },
+            digests=[self.digests[place] for place in places],
+        )
 
 
 @dataclass(frozen=True, slots=True)

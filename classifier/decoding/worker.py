@@ -74,14 +74,20 @@ def prepare(content: bytes, preparations: Sequence[Preparation], limits: Limits)
     media, frames = decode(content, sha256, limits, suffices)
     inputs: dict[Preparation, list[Array]] = {preparation: [] for preparation in preparations}
     indices: list[int] = []
+    digests: list[bytes] = []
     hashes = Hashes(sha256, None, None)
     for frame in frames:
         if not indices:
             hashes = Hashes(sha256, *_pdq(frame))
         indices.append(frame.index)
+        digest = hashlib.sha256()
         for preparation, arrays in inputs.items():
-            arrays.append(preparation.prepare(frame))
-    return Decoded(media, hashes, indices, inputs)
+            array = np.ascontiguousarray(preparation.prepare(frame))
+            arrays.append(array)
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(array.data)
+        digests.append(digest.digest())
+    return Decoded(media, hashes, indices, inputs, digests)
 
 
 def _pdq(frame: Frame) -> tuple[str | None, int | None]:
