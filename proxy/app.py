@@ -194,7 +194,10 @@ def _gateway(
     largest_bytes = config.pictrs.max_file_size_mb * _MEGABYTE
     memory = config.server.memory_mb * _MEGABYTE
     # Apart, so that neither slow readers nor slow sites keep an upload waiting.
-    budget, passing = Budget(memory * 3 // 4), Passing(pictrs, Budget(memory // 8))
+    most_waiting = config.server.connections // 4  # the others are for reads
+    small = Budget(memory // 8, most_waiting)
+    large = Budget(memory * 5 // 8, most_waiting)
+    passing = Passing(pictrs, Budget(memory // 8))
     fetching = Budget(max(memory // 8, largest_bytes))
     pending = Pending(database, pictrs, placeholders)
     uploads = Uploads(
@@ -204,7 +207,8 @@ def _gateway(
             verdict_s=config.policy.verdict_s,
             placeholders=config.placeholders,
         ),
-        budget=budget,
+        small=small,
+        large=large,
         judge=judge,
         keeper=keeper,
         uploaders=Uploaders(config.server.trusted_proxies, wanted=config.server.uploader_facts),

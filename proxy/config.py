@@ -260,9 +260,9 @@ class Config(BaseSettings):
     @model_validator(mode="after")
     def _memory_holds_an_upload(self) -> Self:
         largest = self.pictrs.max_file_count * self.pictrs.max_file_size_mb
-        if largest + self.pictrs.max_file_count // 64 >= self.server.memory_mb * 3 // 4:
+        if largest + self.pictrs.max_file_count // 64 > self.server.memory_mb * 5 // 8:
             raise ValueError(
-                f"server.memory_mb: {self.server.memory_mb}: three quarters of it must be more than "
+                f"server.memory_mb: {self.server.memory_mb}: five eighths of it must be no less than "
                 f"one request may be, {largest} MB (pictrs.max_file_count times pictrs.max_file_size_mb)"
             )
         return self

@@ -25,6 +25,11 @@ _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nServer: pictrs-gate\r\nRetry-After: 5\r\n"
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
+_LINGER_S = 2.0
+_MOST_TURNED_AWAY = 64  # that are told so; more at once are hung up on
+_WRITE_S = (
+    60.0  # for a client to take all of an answer but its last 64 KiB, where it is not a file of pict-rs's
+)
 # Closes connections that send no (whole) request head for so long.
 _IDLE_S = 75.0
 
@@ -32,7 +37,19 @@ _IDLE_S = 75.0
 class _Protocol(web.RequestHandler):
     """aiohttp quotes what it could not parse, in its answer and in the log; that may be part of a picture."""
 
-    __slots__ = ()
+    __slots__ = ("_admission",)
+
+    def __init__(self, server: _Server, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._admission = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        turned_away = self._admission.admit(self)
+        if turned_away is None:
+            super().connection_made(transport)
+        else:
+            transport.set_protocol(turned_away)
+            turned_away.connection_made(transport)
 
     def handle_error(
         self,
@@ -53,6 +70,29 @@ class _Protocol(web.RequestHandler):
         log.error("a connection failed: %s", type(error).__name__)
 
 
+class _Busy(asyncio.Protocol):
+    """Turns a connection away, and takes what still comes for a moment, or the answer would be lost."""
+
+    def __init__(self, turned_away: set[_Busy]) -> None:
+        self._turned_away = turned_away
+        turned_away.add(self)
+        self._end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if len(self._turned_away) > _MOST_TURNED_AWAY:
+            transport.abort()
+            return
+        transport.write(_BUSY)
+        transport.write_eof()
+        self._end = asyncio.get_running_loop().call_later(_LINGER_S, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._turned_away.discard(self)
+        if self._end is not None:
+            self._end.cancel()
+
+
 class _Server(web.Server):
     """Bounds its connections: for a new one, that is closed which has been idle longest."""
 
@@ -61,35 +101,58 @@ class _Server(web.Server):
         self._handler, self._most = handler, most
         self._open: dict[web.RequestHandler, None] = {}  # in the order of their last answers
         self._answering: set[web.RequestHandler] = set()
+        self._turned_away: set[_Busy] = set()
 
     def __call__(self) -> web.RequestHandler:
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        if len(self._open) >= self._most:
-            idle = next((one for one in self._open if one not in self._answering), None)
-            if idle is None:
-                transport.write(_BUSY)
-                transport.close()
-                return
-            del self._open[idle]
-            idle.force_close()
-        self._open[handler] = None
+    def admit(self, connection: web.RequestHandler) -> _Busy | None:
+        """Makes room for a connection that has just been accepted; None, or who turns it away."""
+        if len(self._open) >= self._most and not self._make_room():
+            return _Busy(self._turned_away)
+        self._open[connection] = None
+        return None
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         self._open.pop(handler, None)
         super().connection_lost(handler, exc)
 
+    def _make_room(self) -> bool:
+        for one in self._open:
+            if one in self._answering:
+                continue
+            del self._open[one]
+            # Closing waits for what is not sent yet, and whoever does not read would wait with it.
+            if one.transport is not None and one.transport.get_write_buffer_size():
+                one.transport.abort()
+            one.force_close()
+            return True
+        return False
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         self._answering.add(connection)
         try:
-            return await self._handler(request)
+            response = await self._handler(request)
+            await _write_out(request, response)
+            return response
         finally:
             self._answering.discard(connection)
             if self._open.pop(connection, True) is None:
                 self._open[connection] = None
+
+
+async def _write_out(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Writes an answer within a bound: aiohttp would go on to the next while nobody reads this one."""
+    try:
+        async with asyncio.timeout(_WRITE_S):
+            await response.prepare(request)
+            await response.write_eof()
+            await request.writer.drain()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionError("nobody takes the answer") from None
 
 
 class Listener:

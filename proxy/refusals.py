@@ -100,6 +100,11 @@ def bad_argument(msg: str, *, status_06: int) -> Refusal:
     return Wording("invalid-query", 400, msg, status_06, msg)()
 
 
+def busy() -> Refusal:
+    """There is no room for one more upload."""
+    return Refusal(503, "busy", "Too many uploads at once", retry_after_s=5)
+
+
 def malformed(msg: str) -> Refusal:
     """A body that is no upload; both versions use the words of the same form parser."""
     return Refusal(400, "file-upload-error", msg)

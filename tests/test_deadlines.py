@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from proxy.database import cases
 from tests import pictures
 from tests.client import Answer, form, send
 from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply
@@ -93,3 +94,25 @@ def test_a_hit_is_kept_and_not_promised_to_a_client_who_waits_no_more(
     assert post(gate.url, time.time_ns() + SECOND, hit).status == 408
     (case,) = gate.cases()
     assert case["state"] == "pending" and case["alias"] is None
+
+
+def test_where_an_upload_fails_nothing_of_it_is_promised(new_gate: NewGate, hit: bytes) -> None:
+    """pict-rs gives up on the one file, so the other one's alias is nobody's."""
+    calls: list[Asked] = []
+
+    def refuse(asked: Asked) -> Reply:
+        calls.append(asked)
+        return json_reply(408, {"code": "request-timeout", "msg": "Deadline exceeded"})
+
+    store = Fake(refuse)
+    gate = new_gate(pictrs_url=store.url)
+    answer = gate.upload(hit, pictures.png(seed=9504))
+    assert answer.status == 408 and calls
+    (case,) = gate.cases()
+    assert case["state"] == "pending"
+    with gate.database() as database:
+        (promise,) = cases.get(database, case["id"]).promises
+        assert promise.removed_at is not None
+    acts = [entry.act for entry in gate.ledger() if entry.case_id == case["id"]]
+    assert acts == ["pending", "alias withdrawn: the upload has failed"]
+    store.close()

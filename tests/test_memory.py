@@ -66,17 +66,18 @@ def test_an_upload_that_finds_no_room_is_told_to_come_again(new_gate: NewGate) -
     gate = new_gate(
         server={"memory_mb": 16, "upload_s": 4.0}, pictrs={"max_file_count": 1, "max_file_size_mb": 8}
     )
-    length = 7 * 1024 * 1024
+    length, begun = 7 * 1024 * 1024, 3 * 1024 * 1024 // 2
     with (
         socket.create_connection(("127.0.0.1", gate.port), timeout=30) as first,
         socket.create_connection(("127.0.0.1", gate.port), timeout=30) as second,
     ):
-        first.sendall(head(gate, length))
+        _, body = form([("a.png", pictures.png(seed=1702) + bytes(length))])
+        first.sendall(head(gate, length) + body[:begun])
         time.sleep(0.2)
-        second.sendall(head(gate, length))
+        second.sendall(head(gate, length) + body[:begun])
         answer = second.recv(65536)
         assert b" 503 " in answer and b"Retry-After" in answer
-        assert b" 408 " in first.recv(65536)  # it had the room, and sent nothing
+        assert b" 408 " in first.recv(65536)  # it had the room, and sent no more
     assert gate.upload(pictures.png(seed=1700)).status == 201  # the room is free again
 
 

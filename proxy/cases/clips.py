@@ -15,7 +15,8 @@ from proxy.media import Size
 
 _SECOND = 1000  # ticks, of the whole clip
 _FRAMES = 2  # some players want to see a second one
-# Most macroblocks a frame and the level that allows them (ITU-T H.264, table A-1).
+# Most macroblocks a frame and the level that allows them (ITU-T H.264, table A-1); a side may have the root
+# of eight times as many (A.3.1).
 _LEVELS = ((396, 20), (1620, 30), (3600, 31), (8192, 40), (22_080, 50), (36_864, 51), (139_264, 60))
 
 
@@ -119,7 +120,10 @@ def _macroblocks(size: Size) -> Size:
 def _parameters(size: Size) -> bytes:
     """The sequence parameter set (7.3.2.1.1)."""
     wide, high = _macroblocks(size)
-    level = next((level for most, level in _LEVELS if wide * high <= most), _LEVELS[-1][1])
+    longest = max(wide, high) ** 2
+    level = next(
+        (level for most, level in _LEVELS if wide * high <= most and longest <= 8 * most), _LEVELS[-1][1]
+    )
     bits = _Bits().u(66, 8).u(0b11000000, 8).u(level, 8)  # Constrained Baseline
     # its id, log2_max_frame_num − 4, the simplest picture order, one reference frame
     bits.ue(0, 0, 2, 1).u(0, 1).ue(wide - 1, high - 1)

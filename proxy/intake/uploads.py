@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -13,16 +12,17 @@ import aiohttp
 from aiohttp import web
 
 from proxy import refusals
+from proxy.intake.budget import Crowded, Room
 from proxy.intake.multipart import Limits, MultipartError, Parser, Part, TooLarge, boundary_of
 from proxy.media import Format, recognise
 
 _FIELD = "images[]"
-# A sender may stand still for so long, and has as long to come up to speed.
-_STALL_S = 5.0
-_GRACE_S = 5.0
+_STALL_S = 5.0  # that a sender may stand still
+_WINDOW_S = 5.0  # of which the pace is measured
 # Whoever would need so many times the time that there is left is not waited for.
 _HOPELESS = 3.0
-_SLOWEST_BYTES_PER_S = 4096  # where nothing says how much is to come
+# Where nothing says how much is to come: of a small body, and of one that may become large.
+_SLOWEST_BYTES_PER_S, _SLOWEST_LARGE_BYTES_PER_S = 4 * 1024, 64 * 1024
 # What may come beside the content: boundaries, part headers.
 _OVERHEAD_BYTES = 16 * 1024
 
@@ -65,16 +65,17 @@ def largest_body(limits: UploadLimits) -> int:
 
 
 async def read_uploads(
-    request: web.BaseRequest, limits: UploadLimits, *, within_s: float = math.inf
+    request: web.BaseRequest, limits: UploadLimits, *, within_s: float, room: Room
 ) -> list[Upload]:
     """Reads all files of a multipart request.
 
     Args:
         within_s: seconds until the last byte must have come.
+        room: memory for the body.
 
     Raises:
-        Refusal: 400 or 413 in pict-rs's words, or 408 as soon as it is clear that the body comes too slowly;
-            nothing of the request may be stored then.
+        Refusal: 400 or 413 in pict-rs's words, 503 without room, or 408 as soon as it is clear that the body
+            comes too slowly; nothing of the request may be stored then.
     """
     content_type = request.headers.getall("Content-Type", [])
     if not content_type:
@@ -87,7 +88,7 @@ async def read_uploads(
         parser = Parser(
             boundary_of(content_type[0]), Limits(parts=limits.files, part_bytes=limits.file_bytes)
         )
-        uploads = await _collect(_Pace(request, within_s), parser)
+        uploads = await _collect(_Pace(request, within_s, room), parser)
     except TooLarge:
         raise refusals.FILE_TOO_LARGE() from None
     except MultipartError as error:
@@ -100,48 +101,64 @@ async def read_uploads(
 
 
 class _Pace:
-    """A request's body, piece by piece, as long as it comes fast enough to be whole in time.
+    """A request's body, piece by piece, as long as there is room for it and it comes fast enough.
 
-    A body has memory reserved from its first byte on, so a sender who cannot make it is cut off early.
+    A body keeps others from its memory, so a sender who cannot make it is cut off early: twice in a row he
+    would have needed three times what was left, at his pace of the last five seconds.
     """
 
-    def __init__(self, request: web.BaseRequest, within_s: float) -> None:
-        self._stream, self._length = request.content, request.content_length
+    def __init__(self, request: web.BaseRequest, within_s: float, room: Room) -> None:
+        self._stream, self._length, self._room = request.content, request.content_length, room
         self._clock = asyncio.get_running_loop().time
-        self._began, self._within_s = self._clock(), within_s
+        self._end = self._clock() + within_s
         self._received = 0
+        self._mark, self._received_then, self._was_hopeless = self._clock(), 0, False
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body.
 
         Raises:
-            Refusal: 408.
+            Refusal: 408; 503 where there is no room for it.
         """
         while True:
-            left = self._began + self._within_s - self._clock()
             try:
-                async with asyncio.timeout(max(min(_STALL_S, left), 0)):
+                async with asyncio.timeout_at(min(self._clock() + _STALL_S, self._end)):
                     piece = await self._stream.readany()
             except TimeoutError:
                 raise refusals.TOO_SLOW() from None
             if not piece:
                 return
             self._received += len(piece)
+            if self._received > self._room.most:  # without a length, or it would have been refused before
+                raise refusals.FILE_TOO_LARGE()
+            while self._received > self._room.granted:
+                await self._grow()
             self._check()
             yield piece
 
+    async def _grow(self) -> None:
+        began = self._clock()
+        try:
+            await self._room.grow()
+        except (TimeoutError, Crowded):
+            raise refusals.busy() from None
+        self._mark += self._clock() - began  # the sender is not to blame for the wait
+
     def _check(self) -> None:
-        passed = self._clock() - self._began
-        if passed < _GRACE_S:
+        """Looks back every five seconds."""
+        passed, came = self._clock() - self._mark, self._received - self._received_then
+        if passed < _WINDOW_S:
             return
+        self._mark, self._received_then = self._clock(), self._received
         if self._length is None:
-            needed = _SLOWEST_BYTES_PER_S * (passed - _GRACE_S)
-            hopeless = self._received < needed
+            least = _SLOWEST_BYTES_PER_S if self._received <= Room.SMALL_BYTES else _SLOWEST_LARGE_BYTES_PER_S
+            is_hopeless = came < least * passed
         else:
-            left = max(self._within_s - passed, 0)
-            hopeless = (self._length - self._received) * passed > _HOPELESS * left * self._received
-        if hopeless:
+            left = max(self._end - self._clock(), 0)
+            is_hopeless = (self._length - self._received) * passed > _HOPELESS * left * came
+        if is_hopeless and self._was_hopeless:
             raise refusals.TOO_SLOW()
+        self._was_hopeless = is_hopeless
 
 
 async def _collect(body: _Pace, parser: Parser) -> list[Upload]:

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from proxy.channels.looks import Look, Priority, Seen, Unseen
 from proxy.database import Database, Promise, cases, ledger
 from proxy.errors import AliasTaken, PictrsError, Refusal, SealingError
 from proxy.faults import FaultPoint
-from proxy.intake.budget import Budget
+from proxy.intake.budget import Budget, Room
 from proxy.intake.multipart import OutgoingFile, can_be_sent
 from proxy.intake.uploads import Upload, UploadLimits, largest_body, read_uploads
 from proxy.judging import Judge
@@ -109,7 +108,8 @@ class Uploads:
         self,
         *,
         settings: UploadSettings,
-        budget: Budget,
+        small: Budget,
+        large: Budget,
         judge: Judge,
         keeper: Keeper,
         uploaders: Uploaders,
@@ -120,7 +120,7 @@ class Uploads:
         fault: FaultPoint,
     ) -> None:
         self._settings = settings
-        self._budget = budget
+        self._small, self._large = small, large
         self._judge = judge
         self._keeper = keeper
         self._uploaders = uploaders
@@ -169,21 +169,19 @@ class Uploads:
         if arrival.is_late:
             raise refusals.DEADLINE_EXCEEDED()
         most = largest_body(self._settings.limits)
-        async with AsyncExitStack() as room:
-            room.enter_context(self._metrics.uploads_in_progress.track_inprogress())
-            try:
-                async with asyncio.timeout_at(arrival.deadline - self._settings.upload_s / 2):
-                    # All that the body may be is reserved before a byte of it is read.
-                    memory = min(request.content_length or most, most)
-                    await room.enter_async_context(self._budget.lend(memory))
-            except TimeoutError:
-                raise Refusal(503, "busy", "Too many uploads at once", retry_after_s=5) from None
-            await _continue(request)
-            left = arrival.deadline - asyncio.get_running_loop().time()
-            uploads = await read_uploads(request, self._settings.limits, within_s=left)
-            if entrance.names_are_aliases:
-                _check_names([one.alias for one in uploads])
-            return await self.take(uploads, arrival)
+        room = Room(
+            *(self._small, self._large),
+            most=min(request.content_length or most, most),
+            deadline=arrival.deadline - self._settings.upload_s / 2,
+        )
+        with self._metrics.uploads_in_progress.track_inprogress():
+            async with room:
+                await _continue(request)
+                left = arrival.deadline - asyncio.get_running_loop().time()
+                uploads = await read_uploads(request, self._settings.limits, within_s=left, room=room)
+                if entrance.names_are_aliases:
+                    _check_names([one.alias for one in uploads])
+                return await self.take(uploads, arrival)
 
     async def take(self, uploads: Sequence[Upload], arrival: Arrival) -> web.Response:
         """Has files looked at, does what the verdicts say, and answers.
@@ -208,7 +206,20 @@ class Uploads:
             raise _unavailable() from None
         if refusal is not None:
             raise refusal
-        return await self._store(judged, promises, arrival)
+        try:
+            answer = await self._store(judged, promises, arrival)
+        except (PictrsError, Refusal):
+            await self._withdraw(promises)
+            raise
+        if answer.status != arrival.entrance.success:
+            await self._withdraw(promises)
+        return answer
+
+    async def _withdraw(self, promises: Sequence[Promise | None]) -> None:
+        """Takes back what was promised in a request that has failed after all: nobody is told of it."""
+        made = [promise for promise in promises if promise is not None]
+        if made:
+            await self._database.run(cases.remove, made, act="alias withdrawn: the upload has failed")
 
     async def _look(self, upload: Upload, deadline: float) -> _Judged:
         left = deadline - asyncio.get_running_loop().time()
@@ -306,6 +317,8 @@ class Uploads:
             if len(stored) != len(allowed):
                 raise PictrsError("pict-rs answered an upload with another number of files")
         is_06 = await self._pictrs.is_06()
+        if not allowed and arrival.is_late:  # as pict-rs would have said
+            raise refusals.DEADLINE_EXCEEDED()
         next_stored = iter(stored)
         if arrival.entrance.is_backgrounded:
             return answers.backgrounded_answer(

@@ -99,7 +99,7 @@ def test_a_sender_that_stands_still_is_cut_off_long_before_the_deadline(patient:
 def test_a_sender_that_cannot_be_done_in_time_is_not_waited_for(patient: Gate) -> None:
     head, _ = beginning(bytes(20 * MEGABYTE))
     with ThreadPoolExecutor(1) as sending, connect(patient) as connection:
-        sending.submit(drip, connection, head, 2000, 0.1, 25)
+        sending.submit(drip, connection, head, 2000, 0.1, 40)  # longer than this waits for an answer
         assert status_of(connection) == 408
 
 
@@ -142,6 +142,61 @@ def test_a_slow_sender_who_gets_there_is_served(gate: Gate) -> None:
             connection.sendall(body[at : at - (-len(body) // 14)])
             time.sleep(0.5)
         assert status_of(connection) == 201
+
+
+def test_a_sender_who_pauses_and_goes_on_is_served(patient: Gate) -> None:
+    content = pictures.encode(pictures.draw((1300, 1300), seed=7002), "PNG", compress_level=0)
+    head, body = beginning(content)
+    with connect(patient) as connection:
+        connection.sendall(head + body[:100_000])
+        time.sleep(4.5)  # a tunnel
+        for at in range(100_000, len(body), 100_000):
+            connection.sendall(body[at : at + 100_000])
+            time.sleep(0.1)
+        assert status_of(connection) == 201
+
+
+def test_heads_without_bodies_keep_nobody_from_uploading_and_reading(new_gate: NewGate) -> None:
+    gate = new_gate(server={"connections": 64})
+    alias = gate.upload(pictures.png(seed=7003)).json()["files"][0]["file"]
+    content_type, _ = form([])
+    head = (
+        f"POST /image HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: 39000000\r\n\r\n"
+    )
+    with ExitStack() as opened:
+        for _ in range(40):
+            opened.enter_context(connect(gate)).sendall(head.encode())
+        time.sleep(0.3)
+        assert get(gate.url, f"/image/original/{alias}").status == 200
+        assert gate.upload(pictures.png(seed=7004)).status == 201
+
+
+def test_whoever_takes_no_answer_keeps_no_connection(new_gate: NewGate) -> None:
+    """Answers of the gate's own making, asked for again and again by somebody who does not read them."""
+    rules = [{"name": "everything", "at_least": {"sexual": 0.0}}]
+    gate = new_gate(server={"connections": 16}, rules=rules)
+    assert gate.program is not None
+    alias = gate.upload(pictures.jpeg((3000, 2000), seed=7005)).json()["files"][0]["file"]
+    assert len(get(gate.url, f"/image/original/{alias}").body) > 60_000
+    files = Path(f"/proc/{gate.program.process.pid}/fd")
+    request = f"GET /image/original/{alias} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    before, memory = len(list(files.iterdir())), resident_mb(gate, "VmRSS")
+    with ExitStack() as opened:
+        for number in range(80):
+            if number % 16 == 0:
+                time.sleep(1)  # for all of them to be stuck
+            connection = opened.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", gate.port))
+            with suppress(OSError):
+                connection.sendall(request * 150)  # 10 MB, more than the system keeps for one
+        time.sleep(1)
+        assert (
+            len(list(files.iterdir())) <= before + 16 + 64
+        )  # and those that are being told that there is no room
+        assert resident_mb(gate, "VmRSS") < memory + 60
+        time.sleep(3)
+        assert len(list(files.iterdir())) <= before + 16 + 16  # the database opens a few files too
 
 
 def test_a_head_larger_than_any_is_refused(gate: Gate) -> None:
@@ -199,8 +254,11 @@ def test_where_every_connection_is_at_work_a_new_one_is_told_to_come_again(new_g
         for connection in working:
             connection.sendall(head + body[:1000])
         time.sleep(0.5)
-        with connect(gate) as one_more:
-            assert status_of(one_more) == 503
+        for _ in range(10):
+            with connect(gate) as one_more:
+                with suppress(OSError):
+                    one_more.sendall(head + bytes(2_000_000))
+                assert status_of(one_more) == 503  # and the answer is not lost because it came early
         for connection in working:
             connection.sendall(body[1000:])
         assert [status_of(connection) for connection in working] == [201] * 8
