@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.intake.budget import Budget
+from proxy.intake.budget import Budget, Crowded, Room
 from tests import pictures
 from tests.client import form
 from tests.gate import Gate
@@ -115,3 +115,38 @@ async def test_giving_up_and_giving_back_in_the_same_moment_is_no_error() -> Non
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert budget.lent == 0
+
+
+async def test_a_body_reserves_memory_as_it_comes() -> None:
+    small, large, kib = Budget(2 * 1024**2), Budget(10 * 1024**2), 1024
+    deadline = asyncio.get_running_loop().time() + 5
+    async with Room(small, large, most=8 * kib * kib, deadline=deadline) as room:
+        assert (room.granted, small.lent, large.lent) == (64 * kib, 0, 0)  # a head takes nothing
+        await room.grow()
+        assert (room.granted, small.lent, large.lent) == (kib * kib, kib * kib, 0)
+        await room.grow()
+        assert (room.granted, small.lent, large.lent) == (8 * kib * kib, kib * kib, 7 * kib * kib)
+    assert (small.lent, large.lent) == (0, 0)
+    async with Room(small, large, most=100 * kib, deadline=deadline) as room:
+        await room.grow()
+        assert (room.granted, small.lent, large.lent) == (100 * kib, 100 * kib, 0)
+
+
+async def test_large_bodies_leave_room_for_small_ones_and_only_so_many_wait() -> None:
+    small, large = Budget(4 * 1024**2), Budget(10 * 1024**2, most_waiting=1)
+    deadline = asyncio.get_running_loop().time() + 0.2
+    rooms = [Room(small, large, most=9 * 1024**2, deadline=deadline) for _ in range(3)]
+    for room in rooms:
+        await room.grow()
+    await rooms[0].grow()
+    waiting = asyncio.create_task(rooms[1].grow())
+    await asyncio.sleep(0)
+    with pytest.raises(Crowded):
+        await rooms[2].grow()
+    async with Room(small, large, most=1024**2, deadline=deadline) as little:
+        await little.grow()
+    with pytest.raises(TimeoutError):
+        await waiting
+    for room in rooms:
+        await room.__aexit__()
+    assert (small.lent, large.lent) == (0, 0)
