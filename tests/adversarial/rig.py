@@ -57,8 +57,13 @@ class Looker:
 class Store:
     """A pict-rs in its dummy mode: whatever it makes of a body, it stores byte for byte."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, patience_s: float = 1.0) -> None:
+        """
+        Args:
+            patience_s: how long a file is read again that nobody has looked at, lest it is half written.
+        """
         self.running = pictrs.Pictrs(folder, real=pictrs.find(), dummy=True)
+        self._patience_s = patience_s
 
     def take(self, seen: Collection[bytes]) -> list[bytes]:
         """The files that it has stored since the last call. They are removed, to keep each call cheap.
@@ -71,7 +76,7 @@ class Store:
         for folder, _, names in os.walk(self.running.store):  # which takes a folder that vanishes for empty
             for name in names:
                 try:
-                    taken.append(_whole(Path(folder, name), seen))
+                    taken.append(_whole(Path(folder, name), seen, self._patience_s))
                 except FileNotFoundError:
                     continue  # it had that one already, and has removed it
         if taken:
@@ -80,11 +85,9 @@ class Store:
         return taken
 
 
-def _whole(path: Path, seen: Collection[bytes]) -> bytes:
-    content = path.read_bytes()
-    for _ in range(50):
-        if hashlib.sha256(content).digest() in seen:
-            break
+def _whole(path: Path, seen: Collection[bytes], patience_s: float) -> bytes:
+    content, end = path.read_bytes(), time.monotonic() + patience_s
+    while hashlib.sha256(content).digest() not in seen and time.monotonic() < end:
         time.sleep(0.02)
         content = path.read_bytes()
     return content

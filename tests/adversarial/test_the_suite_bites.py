@@ -48,6 +48,14 @@ PATHS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A pict-rs whose unseen files are believed to be that soon: here they are what is looked for."""
+    made = Store(tmp_path_factory.mktemp("pictrs"), patience_s=0.1)
+    yield made
+    made.running.stop()
+
+
 @pytest.fixture(params=list(BODIES), ids=lambda read: read.__name__)
 def read(request: pytest.FixtureRequest) -> Read:
     """A way to read a body."""
