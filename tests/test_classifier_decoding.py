@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -389,3 +390,13 @@ def test_what_is_decoded_small_is_the_same_picture() -> None:
     assert reduced.hashes.pdq is not None and whole.hashes.pdq is not None
     apart = int(reduced.hashes.pdq, 16) ^ int(whole.hashes.pdq, 16)
     assert apart.bit_count() <= 10  # of 256; 31 is a match
+
+
+def test_a_decoder_ends_once_however_many_end_it() -> None:
+    """A refill that is cancelled goes on in its thread, while the pool closes."""
+    for _ in range(5):
+        worker = pools._Worker([], Limits())
+        worker.wait_until_ready()
+        with ThreadPoolExecutor(8) as threads:
+            for ended in [threads.submit(worker.end) for _ in range(8)]:
+                ended.result()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -39,6 +40,7 @@ class _Worker:
         self.process.start()
         far.close()
         self._killed = False
+        self._ending = threading.Lock()
 
     @property
     def is_fit(self) -> bool:
@@ -71,11 +73,13 @@ class _Worker:
         self.process.kill()
 
     def end(self) -> None:
-        """Kills the process and takes leave of it; blocks."""
-        self.kill()
-        self.process.join()
-        connection: Connection = self._near
-        connection.close()
+        """Kills the process and takes leave of it; blocks. Twice is once, also from two threads at a time."""
+        with self._ending:
+            self.kill()
+            self.process.join()
+            connection: Connection = self._near
+            if not connection.closed:
+                connection.close()
 
 
 class DecodingPool:
