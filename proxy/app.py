@@ -195,7 +195,7 @@ def _gateway(
     memory = config.server.memory_mb * _MEGABYTE
     # Apart, so that neither slow readers nor slow sites keep an upload waiting.
     most_waiting = config.server.connections // 4  # the others are for reads
-    small = Budget(memory // 8, most_waiting)
+    small = Budget(memory // 16, most_waiting)
     large = Budget(memory * 5 // 8, most_waiting)
     passing = Passing(pictrs, Budget(memory // 8))
     fetching = Budget(max(memory // 8, largest_bytes))
