@@ -59,6 +59,12 @@ class Program:
         """Everything that it has printed."""
         return self.log.read_text(errors="replace")
 
+    def resident_mb(self, *, peak: bool = False) -> int:
+        """Memory that it has in use, or had at most, in MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM" if peak else "VmRSS"))
+        return int(line.split()[1]) // 1024
+
     def stop(self, within_s: float = 20.0) -> int:
         """Asks it to end, insists after a while; returns the exit status."""
         if self.process.poll() is None:

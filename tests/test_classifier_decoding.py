@@ -25,17 +25,7 @@ from classifier.errors import Rejection
 from classifier.heads.resizing import Resized
 from classifier.turns import Priority
 from tests import pictures
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """The frame itself."""
-
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        return np.asarray(frame.image)
+from tests.preparations import Pixels
 
 
 @dataclass(frozen=True)

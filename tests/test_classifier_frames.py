@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.decoding import Array, Decoded, Frame, Limits, videos
+from classifier.decoding import Decoded, Limits, videos
 from classifier.decoding.choosing import Chooser, thumbnail_of
 from classifier.decoding.worker import prepare
 from classifier.errors import Rejection
 from tests import pictures
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """The frame itself."""
-
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        return np.asarray(frame.image)
+from tests.preparations import Pixels
 
 
 def decoded(content: bytes, limits: Limits | None = None) -> Decoded:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from classifier.decoding import Array, Frame, Limits
+from classifier.decoding import Array, Limits
 from classifier.decoding.pool import DecodingPool
 from classifier.engine import Engine, Result
 from classifier.ensembles import Ensemble
@@ -17,15 +16,7 @@ from classifier.heads import Signals
 from classifier.remembering import Memory
 from classifier.turns import Priority
 from tests import pictures
-
-
-@dataclass(frozen=True)
-class Pixels:
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        return np.asarray(frame.image)[None]
+from tests.preparations import Pixels
 
 
 class Counting:

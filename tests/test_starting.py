@@ -206,9 +206,7 @@ def test_the_gate_runs_where_there_is_no_torch_and_nothing_else_of_the_classifie
     try:
         program.wait_until(lambda: answers(f"{gate.internal_url}/healthz"))
         assert get(gate.internal_url, "/readyz").status == 200
-        resident = Path(f"/proc/{program.process.pid}/status").read_text()
-        kilobytes = int(re.search(r"VmRSS:\s+(\d+)", resident)[1])  # type: ignore[index]
-        assert kilobytes < 150_000  # of the 256 MB that a small VPS has for it
+        assert program.resident_mb() < 150  # of the 256 MB that a small VPS has for it
     finally:
         program.stop()
 

@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -82,12 +81,6 @@ def cpu_ms(pid: int) -> float:
     """CPU time that a process has used, in milliseconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
-
-
-def resident_mb(pid: int, *, peak: bool = False) -> int:
-    """Memory that a process has in use, or had at most, in MiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)[1]) // 1024  # type: ignore[index]
 
 
 async def interleaved(rounds: int, *measured: Callable[[], Awaitable[float]]) -> list[list[float]]:
@@ -176,8 +169,8 @@ async def measure(gate: Gate, direct: str, relay: str, nginx: str | None) -> dic
 async def many_large(gate: Gate) -> dict[str, Any]:
     """64 clients that send 20 MB each, all at once: what the gate takes of memory then."""
     assert gate.program is not None
-    pid, content = gate.program.process.pid, photograph()
-    before, content = resident_mb(pid), content + bytes(20_000_000 - len(content))
+    before, content = gate.program.resident_mb(), photograph()
+    content += bytes(20_000_000 - len(content))
     connector = aiohttp.TCPConnector(limit=LARGE_AT_ONCE)
     async with aiohttp.ClientSession(connector=connector) as session:
         client = Client(session)
@@ -188,7 +181,7 @@ async def many_large(gate: Gate) -> dict[str, Any]:
         "clients": LARGE_AT_ONCE,
         "budget_mb": 256,
         "resident_before_mb": before,
-        "resident_peak_mb": resident_mb(pid, peak=True),
+        "resident_peak_mb": gate.program.resident_mb(peak=True),
         "stored": statuses.count(201),
         "told_to_come_again": statuses.count(503),
         "seconds": round(time.perf_counter() - began, 1),

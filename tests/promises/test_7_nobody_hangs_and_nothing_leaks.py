@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import resource
 import socket
 import sys
@@ -49,15 +48,6 @@ def status_of(connection: socket.socket) -> int:
             return 0
         received += piece
     return int(received.split(b" ", 2)[1])
-
-
-def resident_mb(gate: Gate, key: str = "VmHWM") -> int:
-    """Memory that the gate had at most (or has: VmRSS), in MiB."""
-    assert gate.program is not None
-    status = Path(f"/proc/{gate.program.process.pid}/status").read_text()
-    found = re.search(rf"{key}:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) // 1024
 
 
 @pytest.fixture
@@ -180,7 +170,7 @@ def test_whoever_takes_no_answer_keeps_no_connection(new_gate: NewGate) -> None:
     assert len(get(gate.url, f"/image/original/{alias}").body) > 60_000
     files = Path(f"/proc/{gate.program.process.pid}/fd")
     request = f"GET /image/original/{alias} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-    before, memory = len(list(files.iterdir())), resident_mb(gate, "VmRSS")
+    before, memory = len(list(files.iterdir())), gate.program.resident_mb()
     with ExitStack() as opened:
         for number in range(80):
             if number % 16 == 0:
@@ -194,7 +184,7 @@ def test_whoever_takes_no_answer_keeps_no_connection(new_gate: NewGate) -> None:
         assert (
             len(list(files.iterdir())) <= before + 16 + 64
         )  # and those that are being told that there is no room
-        assert resident_mb(gate, "VmRSS") < memory + 60
+        assert gate.program.resident_mb() < memory + 60
         time.sleep(3)
         assert len(list(files.iterdir())) <= before + 16 + 16  # the database opens a few files too
 
@@ -241,7 +231,7 @@ def test_ten_thousand_connections_keep_nobody_out(new_gate: NewGate, sent: bytes
             if number % 2500 == 0:
                 assert gate.upload(pictures.png(seed=7100 + number)).status == 201
         assert gate.upload(pictures.png(seed=7101)).status == 201
-        assert resident_mb(gate) < 256
+        assert gate.program is not None and gate.program.resident_mb(peak=True) < 256
     assert gate.upload(pictures.png(seed=7102)).status == 201
 
 
@@ -308,4 +298,4 @@ def test_memory_stays_bounded_while_clients_send_more_than_it_is(new_gate: NewGa
             return [answer.status for answer in await asyncio.gather(*sent)]
 
     assert asyncio.run(all_at_once()) == [201] * 16
-    assert resident_mb(gate) <= 64 + 120
+    assert gate.program is not None and gate.program.resident_mb(peak=True) <= 64 + 120
