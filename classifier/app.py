@@ -1,28 +1,35 @@
-"""The composition root of the classifier: recipe → ensemble → engine → server."""
+"""The composition root of the classifier: recipe → ensemble → engine → service → server or link."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from classifier import ensembles
+from classifier import devices, ensembles
 from classifier.decoding import Limits
 from classifier.decoding.pool import DecodingPool
-from classifier.engine import Engine, Result
+from classifier.engine import Batching, Engine, Result
 from classifier.ensembles import Ensemble
 from classifier.errors import Rejection, SetupError
 from classifier.metrics import Metrics
-from classifier.server import Server, ServerSettings
+from classifier.server import Server
+from classifier.service import Bounds, Service
 from classifier.turns import Priority
 
 log = logging.getLogger(__name__)
 
+_DRAIN_S = 60.0
+_PARTING_S = 1.0
 _SHUTDOWN_S = 15.0
+# A GPU is kept busy by large batches; a CPU computes no faster for them, and an upload waits for a whole one.
+_BATCH_GPU, _BATCH_CPU = 32, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,74 +38,99 @@ class Settings:
     Attributes:
         ensemble: a shipped recipe's name, or the path of one.
         workers: processes that decode.
-        most_waiting: files of each priority that may be under way or waiting.
+        devices: what computes, as torch names it; empty takes every card there is, or the CPU.
+        batch: frames of one batch; None takes what suits the device.
+        max_wait_ms: milliseconds that a batch waits for more frames.
         limits: for every file.
     """
 
     ensemble: str
     workers: int
-    most_waiting: int
-    limits: Limits
+    devices: Sequence[str] = ()
+    batch: int | None = None
+    max_wait_ms: float = 2.0
+    limits: Limits = field(default_factory=Limits)
 
 
-def build_engine(settings: Settings) -> Engine:
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """
+    Attributes:
+        host, port: what is listened on.
+        tokens: any of which a request has to bear; empty where everybody may ask.
+        tls: certificates; None for HTTP.
+    """
+
+    host: str
+    port: int
+    tokens: Sequence[str] = ()
+    tls: ssl.SSLContext | None = None
+
+
+def build_engine(settings: Settings, metrics: Metrics) -> Engine:
     """Loads the weights and builds what looks. Blocks, for seconds.
 
     Raises:
         SetupError: the ensemble cannot be built.
     """
-    ensemble = load(settings.ensemble)
-    pool = DecodingPool(settings.workers, ensemble.preparations, settings.limits)
-    return Engine(ensemble, pool, settings.most_waiting)
+    replicas = load(settings.ensemble, settings.devices)
+    batch = settings.batch or (_BATCH_GPU if devices.is_gpu() else _BATCH_CPU)
+    pool = DecodingPool(settings.workers, replicas[0].preparations, settings.limits)
+    devices.watch_memory(metrics)
+    return Engine(replicas, pool, Batching(batch, settings.max_wait_ms), metrics)
 
 
-def load(name_or_path: str) -> Ensemble:
-    """An ensemble, after its warnings have been said.
+def load(name_or_path: str, asked: Sequence[str] = ()) -> Sequence[Ensemble]:
+    """An ensemble, once a device, after its warnings have been said.
+
+    Args:
+        asked: devices; empty takes every card there is, or the CPU.
 
     Raises:
         SetupError: it cannot be built.
     """
-    ensemble = ensembles.load(name_or_path)
-    for warning in ensemble.warnings:
+    first = ensembles.load(name_or_path, asked[0] if asked else None)
+    for warning in first.warnings:
         log.warning("%s", warning)
-    return ensemble
+    others = asked[1:] if asked else devices.others()
+    return [first, *(ensembles.load(name_or_path, device) for device in others)]
 
 
-async def serve(settings: Settings, server: ServerSettings, host: str, port: int) -> None:
-    """Runs the classifier until it is told to stop (SIGTERM, SIGINT).
+async def serve(settings: Settings, serving: Serving, bounds: Bounds) -> None:
+    """Answers over HTTP until it is told to stop (SIGTERM, SIGINT); what has come by then is answered.
 
     Raises:
         SetupError: it cannot start; the message says what to mend.
     """
-    engine = build_engine(settings)
-    runner = web.AppRunner(
-        Server(server, engine, Metrics()).application(),
-        access_log=None,
-        auto_decompress=False,
-        logger=_quiet_logger(),
-        shutdown_timeout=_SHUTDOWN_S,
-    )
-    try:
-        await engine.start()
-        await runner.setup()
-        site = web.TCPSite(runner, host, port, backlog=1024)
-        try:
-            await site.start()
-        except OSError as error:
-            raise SetupError(f"--listen {host}:{port}: {error.strerror}; choose another address") from None
-        ensemble = engine.ensemble
-        address = runner.addresses[0]
-        log.info(
-            "ensemble %s (version %s) listens on %s port %s; signals: %s",
-            *(ensemble.name, ensemble.version, address[0], address[1], ", ".join(ensemble.signals)),
+    metrics = Metrics()
+    async with _running(settings, metrics) as engine:
+        service = Service(engine, bounds, metrics)
+        server = Server(service, serving.tokens, metrics)
+        runner = web.AppRunner(
+            server.application(),
+            access_log=None,
+            auto_decompress=False,
+            logger=_quiet_logger(),
+            shutdown_timeout=_SHUTDOWN_S,
         )
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await stop.wait()
-    finally:
-        await runner.cleanup()
-        await engine.close()
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, serving.host, serving.port, backlog=1024, ssl_context=serving.tls)
+            try:
+                await site.start()
+            except OSError as error:
+                where = f"--listen {serving.host}:{serving.port}"
+                raise SetupError(f"{where}: {error.strerror}; choose another address") from None
+            address = runner.addresses[0]
+            log.info("%s listens on %s port %s", _described(engine.ensemble), address[0], address[1])
+            await _told_to_stop()
+            log.info("stopping: no new connections, what has come is answered")
+            server.drain()
+            await site.stop()
+            await _until_empty(service)
+            await _until_parted(runner)
+        finally:
+            await runner.cleanup()
 
 
 async def score_files(settings: Settings, files: Sequence[tuple[str, bytes]]) -> list[Result | Rejection]:
@@ -107,20 +139,55 @@ async def score_files(settings: Settings, files: Sequence[tuple[str, bytes]]) ->
     Raises:
         SetupError: the ensemble cannot be built.
     """
-    engine = build_engine(settings)
-    deadline = asyncio.get_running_loop().time() + 60 * max(1, len(files))
+    async with _running(settings, Metrics()) as engine:
+        deadline = asyncio.get_running_loop().time() + 60 * max(1, len(files))
 
-    async def one(content: bytes) -> Result | Rejection:
-        try:
-            return await engine.look(content, priority=Priority.LIVE, deadline=deadline)
-        except Rejection as rejection:
-            return rejection
+        async def one(content: bytes) -> Result | Rejection:
+            try:
+                return await engine.look(content, priority=Priority.LIVE, deadline=deadline)
+            except Rejection as rejection:
+                return rejection
 
+        return list(await asyncio.gather(*(one(content) for _, content in files)))
+
+
+@asynccontextmanager
+async def _running(settings: Settings, metrics: Metrics) -> AsyncIterator[Engine]:
+    engine = build_engine(settings, metrics)
     try:
         await engine.start()
-        return list(await asyncio.gather(*(one(content) for _, content in files)))
+        yield engine
     finally:
         await engine.close()
+
+
+async def _told_to_stop() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+async def _until_empty(service: Service) -> None:
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            await service.until_empty()
+    except TimeoutError:
+        log.warning("some files were not looked at within %.0f s, and are given up", _DRAIN_S)
+
+
+async def _until_parted(runner: web.AppRunner) -> None:
+    """A moment for those who are just asking again: each is answered, and told that it was the last time."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _PARTING_S
+    # aiohttp tells nobody when a connection ends
+    while runner.server is not None and runner.server.connections and loop.time() < end:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+def _described(ensemble: Ensemble) -> str:
+    signals = ", ".join(ensemble.signals)
+    return f"ensemble {ensemble.name} (version {ensemble.version}; signals: {signals})"
 
 
 def _quiet_logger() -> logging.Logger:

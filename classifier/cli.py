@@ -9,17 +9,19 @@ import json
 import logging
 import os
 import re
+import ssl
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from classifier import app
-from classifier.decoding import Limits
 from classifier.engine import Result
 from classifier.ensembles import shipped
 from classifier.errors import Rejection, SetupError
-from classifier.server import ServerSettings
+from classifier.service import Bounds
+
+log = logging.getLogger(__name__)
 
 _MEGABYTE = 1024 * 1024
 
@@ -49,8 +51,11 @@ def _serve(options: argparse.Namespace) -> int:
     tokens = [_token(path) for path in options.token_file]
     if not tokens and not _is_loopback(match[1]):
         raise SetupError(f"--listen {match[1]}: others can reach it, so it needs a --token-file")
-    server = ServerSettings(tokens, options.max_body_mb * _MEGABYTE)
-    asyncio.run(app.serve(_settings(options), server, match[1], int(match[2])))
+    tls = _tls(options)
+    if tls is None and not _is_loopback(match[1]):
+        log.warning("--listen %s without --tls-certificate: whoever is on the way can read along", match[1])
+    serving = app.Serving(match[1], int(match[2]), tokens, tls)
+    asyncio.run(app.serve(_settings(options), serving, _bounds(options)))
     return 0
 
 
@@ -92,14 +97,47 @@ def _print_results(named: Sequence[tuple[str, Result | Rejection]]) -> None:
 
 
 def _info(options: argparse.Namespace) -> int:
-    ensemble = app.load(options.ensemble)
+    ensemble = app.load(options.ensemble)[0]
     print(f"{ensemble.name}: {ensemble.about}")
     print(f"version {ensemble.version}; signals: {', '.join(ensemble.signals)}")
     return 0
 
 
 def _settings(options: argparse.Namespace) -> app.Settings:
-    return app.Settings(options.ensemble, options.workers, options.most_waiting, Limits())
+    return app.Settings(options.ensemble, options.workers, options.device, options.batch, options.max_wait_ms)
+
+
+def _bounds(options: argparse.Namespace) -> Bounds:
+    return Bounds(
+        body_bytes=options.max_body_mb * _MEGABYTE,
+        most_files=options.most_waiting,
+        most_bytes=options.most_waiting_mb * _MEGABYTE,
+    )
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    certificate, key, client_ca = options.tls_certificate, options.tls_key, options.tls_client_ca
+    if certificate is None:
+        if key is not None or client_ca is not None:
+            raise SetupError("--tls-key and --tls-client-ca need --tls-certificate")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # an SSLError is one, too
+        raise SetupError(
+            f"--tls-certificate {certificate}: {error.strerror or error}; it and --tls-key have to be PEM "
+            "files that belong together"
+        ) from None
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except OSError as error:
+            raise SetupError(
+                f"--tls-client-ca {client_ca}: {error.strerror or error}; it has to be a PEM file"
+            ) from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _token(path: Path) -> str:
@@ -110,6 +148,13 @@ def _token(path: Path) -> str:
     if not re.fullmatch(r"[!-~]{16,}", token):
         raise SetupError(f"--token-file {path}: has to hold one word of at least 16 characters")
     return token
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _is_loopback(host: str) -> bool:
@@ -130,23 +175,50 @@ def _parser() -> argparse.ArgumentParser:
     looking.add_argument(
         "--ensemble", default="starter", help=f"a recipe's path, or one of: {', '.join(shipped())}"
     )
-    looking.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode")
     looking.add_argument(
-        "--most-waiting", type=int, default=64, help="files of each priority that may wait; more are refused"
+        "--workers", type=_positive, default=os.cpu_count() or 1, help="processes that decode"
+    )
+    looking.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        help="cuda:0, cpu, …; several for a replica each; default: all cards",
+    )
+    looking.add_argument(
+        "--batch", type=_positive, help="frames of one batch; default 32 on a card, 4 on a CPU"
+    )
+    looking.add_argument(
+        "--max-wait-ms", type=float, default=2.0, help="how long a batch waits for more frames"
     )
 
-    serve = commands.add_parser("serve", parents=[looking], help="answer a gate over HTTP")
+    answering = argparse.ArgumentParser(add_help=False)
+    answering.add_argument(
+        "--most-waiting",
+        type=_positive,
+        default=64,
+        help="files of each priority that may be here at once; more are refused",
+    )
+    answering.add_argument(
+        "--most-waiting-mb", type=_positive, default=1024, help="megabytes that they may have together"
+    )
+    answering.add_argument("--max-body-mb", type=_positive, default=64, help="megabytes of the largest file")
+
+    serve = commands.add_parser("serve", parents=[looking, answering], help="answer a gate over HTTP")
     serve.add_argument("--listen", default="127.0.0.1:14052", metavar="HOST:PORT")
     serve.add_argument(
         "--token-file", type=Path, action="append", default=[], metavar="FILE", help="several for a rotation"
     )
-    serve.add_argument("--max-body-mb", type=int, default=64)
+    serve.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; serves HTTPS")
+    serve.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM; default: in the certificate's file")
+    serve.add_argument(
+        "--tls-client-ca", type=Path, metavar="FILE", help="PEM; clients need a certificate of this authority"
+    )
     serve.set_defaults(run=_serve)
 
     score = commands.add_parser("score", parents=[looking], help="look at some files and print a table")
     score.add_argument("file", type=Path, nargs="+")
     score.add_argument("--json", action="store_true", help="for programs")
-    score.set_defaults(run=_score, most_waiting=sys.maxsize)
+    score.set_defaults(run=_score)
 
     info = commands.add_parser("info", parents=[looking], help="explain an ensemble")
     info.set_defaults(run=_info)

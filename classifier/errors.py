@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class ClassifierError(Exception):
     """The root of everything that the classifier raises on purpose."""
@@ -50,3 +52,14 @@ def overloaded(message: str) -> Rejection:
 def deadline_exceeded() -> Rejection:
     """The answer would come too late to be of use."""
     return Rejection(504, "deadline-exceeded", "the deadline passed before the file was looked at")
+
+
+def models_failed() -> Rejection:
+    """The models raised, or gave nothing. Another classifier may do better."""
+    return Rejection(500, "internal-error", "the models failed")
+
+
+def error_place(error: BaseException) -> str:
+    """Kind, file and line of a bug: enough to find it, and never a value, which may be of a picture."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {frame.filename}:{frame.lineno}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifier.decoding import Array, Frame
+from classifier.decoding import Array, Decoded, Frame
 
 
 @dataclass(frozen=True)
@@ -18,3 +18,13 @@ class Pixels:
 
     def prepare(self, frame: Frame) -> Array:
         return np.asarray(frame.image)
+
+
+def pixels_of(decoded: Decoded) -> list[Array]:
+    """The scored frames, whole."""
+    return [frame.inputs[Pixels()] for frame in decoded.frames]
+
+
+def indices_of(decoded: Decoded) -> list[int]:
+    """The places of the scored frames in their file."""
+    return [frame.index for frame in decoded.frames]

@@ -25,7 +25,7 @@ from classifier.errors import Rejection
 from classifier.heads.resizing import Resized
 from classifier.turns import Priority
 from tests import pictures
-from tests.preparations import Pixels
+from tests.preparations import Pixels, indices_of, pixels_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Holds:
 
 
 def shown(content: bytes) -> list[Array]:
-    return list(prepare(content, [Pixels()], Limits()).inputs[Pixels()])
+    return pixels_of(prepare(content, [Pixels()], Limits()))
 
 
 RED, WHITE = (254, 0, 0), (255, 255, 255)
@@ -133,16 +133,16 @@ def test_pictures_are_upright(orientation: int) -> None:
     content = pictures.encode(stored, "JPEG", quality=95, subsampling=0, exif=exif)
     decoded = prepare(content, [Pixels()], Limits())
     assert (decoded.media.width, decoded.media.height) == (64, 32)
-    (pixels,) = decoded.inputs[Pixels()]
+    (pixels,) = pixels_of(decoded)
     assert pixels[4, 4].tolist() == pytest.approx([254, 0, 0], abs=12)
 
 
 @pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "AVIF"])
 def test_every_frame_of_a_short_animation_is_scored(name: str) -> None:
     decoded = prepare(pictures.animation(name, frames=7), [Pixels()], Limits())
-    assert (decoded.media.kind, decoded.media.frames, decoded.indices) == ("animation", 7, list(range(7)))
+    assert (decoded.media.kind, decoded.media.frames, indices_of(decoded)) == ("animation", 7, list(range(7)))
     assert decoded.media.format == ("apng" if name == "PNG" else name.lower())
-    frames = [array.tobytes() for array in decoded.inputs[Pixels()]]
+    frames = [array.tobytes() for array in pixels_of(decoded)]
     assert len(set(frames)) == 7
 
 
@@ -367,7 +367,7 @@ def test_a_large_jpeg_is_decoded_as_small_as_every_head_allows(
     decoded = prepare(content, needs, Limits())
     assert (decoded.media.width, decoded.media.height) == (4096, 3072)
     for one in needs:
-        assert tuple(decoded.inputs[one][0]) == expected
+        assert tuple(decoded.frames[0].inputs[one]) == expected
 
 
 def test_what_is_decoded_small_is_the_same_picture() -> None:
@@ -375,7 +375,7 @@ def test_what_is_decoded_small_is_the_same_picture() -> None:
     head = Resized(384, 384, 1.0, "center", "bicubic")
     reduced = prepare(content, [head], Limits())
     whole = prepare(content, [head, Pixels()], Limits())
-    small, large = (one.inputs[head][0].astype(int) for one in (reduced, whole))
+    small, large = (one.frames[0].inputs[head].astype(int) for one in (reduced, whole))
     assert np.abs(small - large).mean() < 0.5
     assert reduced.hashes.pdq is not None and whole.hashes.pdq is not None
     apart = int(reduced.hashes.pdq, 16) ^ int(whole.hashes.pdq, 16)

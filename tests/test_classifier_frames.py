@@ -15,7 +15,7 @@ from classifier.decoding.choosing import Chooser, thumbnail_of
 from classifier.decoding.worker import prepare
 from classifier.errors import Rejection
 from tests import pictures
-from tests.preparations import Pixels
+from tests.preparations import Pixels, indices_of, pixels_of
 
 
 def decoded(content: bytes, limits: Limits | None = None) -> Decoded:
@@ -51,9 +51,9 @@ def test_a_video_is_decoded_from_its_first_frame_to_its_last(extension: str) -> 
     seen = decoded(pictures.video(extension))
     media = seen.media
     assert (media.kind, media.format, media.frames) == ("video", extension, 20)
-    assert (media.width, media.height, media.frames_scored) == (160, 120, len(seen.indices))
-    assert seen.indices[0] == 0 and seen.indices[-1] == 19
-    for index, pixels in zip(seen.indices, seen.inputs[Pixels()], strict=True):
+    assert (media.width, media.height, media.frames_scored) == (160, 120, len(indices_of(seen)))
+    assert indices_of(seen)[0] == 0 and indices_of(seen)[-1] == 19
+    for index, pixels in zip(indices_of(seen), pixels_of(seen), strict=True):
         drawn = np.asarray(pictures.draw((160, 120), index), int)
         assert np.abs(pixels.astype(int) - drawn).mean() < 12
     assert seen.hashes.pdq is not None
@@ -62,7 +62,7 @@ def test_a_video_is_decoded_from_its_first_frame_to_its_last(extension: str) -> 
 def test_jpeg_xl_is_a_picture() -> None:
     seen = decoded(pictures.encode(pictures.draw((96, 64)), "JXL", lossless=True))
     assert (seen.media.kind, seen.media.format) == ("image", "jxl")
-    assert np.array_equal(seen.inputs[Pixels()][0], np.asarray(pictures.draw((96, 64))))
+    assert np.array_equal(pixels_of(seen)[0], np.asarray(pictures.draw((96, 64))))
 
 
 @pytest.mark.parametrize("odd", [1, 101, 250, 298])
@@ -70,8 +70,8 @@ def test_one_odd_frame_of_a_long_gif_is_among_the_scored(odd: int) -> None:
     first, *rest = moving(300, odd)
     content = pictures.encode(first, "GIF", save_all=True, append_images=rest, duration=40)
     seen = decoded(content)
-    assert odd in seen.indices
-    assert {0, 299} <= set(seen.indices) and len(seen.indices) <= 32
+    assert odd in indices_of(seen)
+    assert {0, 299} <= set(indices_of(seen)) and len(indices_of(seen)) <= 32
 
 
 @pytest.mark.parametrize("extension", ["mp4", "webm"])
@@ -79,12 +79,12 @@ def test_one_odd_frame_of_a_long_gif_is_among_the_scored(odd: int) -> None:
 def test_one_odd_frame_of_a_twenty_second_video_is_among_the_scored(extension: str, odd: int) -> None:
     seen = decoded(video(moving(500, odd), extension))
     assert seen.media.frames == 500
-    assert odd in seen.indices and {0, 499} <= set(seen.indices) and len(seen.indices) <= 32
+    assert odd in indices_of(seen) and {0, 499} <= set(indices_of(seen)) and len(indices_of(seen)) <= 32
 
 
 def test_what_stands_still_is_scored_once_and_at_its_end() -> None:
     still = pictures.draw((320, 180), 5)
-    assert decoded(video(still for _ in range(100))).indices == [0, 99]
+    assert indices_of(decoded(video(still for _ in range(100)))) == [0, 99]
 
 
 def test_a_video_that_lies_on_its_side_is_shown_upright() -> None:
@@ -94,7 +94,7 @@ def test_a_video_that_lies_on_its_side_is_shown_upright() -> None:
     turned = lying[:at] + b"".join(value.to_bytes(4, signed=True) for value in upright) + lying[at + 36 :]
     seen = decoded(turned)
     assert (seen.media.width, seen.media.height) == (32, 64)
-    assert seen.inputs[Pixels()][0].shape == (64, 32, 3)
+    assert pixels_of(seen)[0].shape == (64, 32, 3)
 
 
 def test_a_turned_video_is_turned_the_right_way() -> None:
@@ -104,7 +104,7 @@ def test_a_turned_video_is_turned_the_right_way() -> None:
     right = (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
     at = lying.index(b"tkhd") + 4 + 40
     seen = decoded(lying[:at] + b"".join(one.to_bytes(4, signed=True) for one in right) + lying[at + 36 :])
-    pixels = seen.inputs[Pixels()][0].astype(int)
+    pixels = pixels_of(seen)[0].astype(int)
     assert pixels[4, 27].tolist() == pytest.approx([254, 0, 0], abs=40)
     assert pixels[60, 4].tolist() == pytest.approx([255, 255, 255], abs=40)
 
@@ -112,7 +112,7 @@ def test_a_turned_video_is_turned_the_right_way() -> None:
 def test_frames_of_a_large_video_are_reduced_and_its_size_is_told() -> None:
     seen = decoded(video(iter([pictures.draw((1920, 1080), 1)]), size=(1920, 1080)))
     assert (seen.media.width, seen.media.height) == (1920, 1080)
-    height, width, _ = seen.inputs[Pixels()][0].shape
+    height, width, _ = pixels_of(seen)[0].shape
     assert width * height <= 1_001_000 and width / height == pytest.approx(16 / 9, rel=0.01)
 
 
@@ -146,7 +146,7 @@ def test_every_picture_track_is_looked_at() -> None:
                 container.mux(track.encode(av.VideoFrame.from_image(Image.new("RGB", (64, 64), colour))))
             container.mux(track.encode())
     seen = decoded(file.getvalue())
-    colours = (pixels.mean(axis=(0, 1)) for pixels in seen.inputs[Pixels()])
+    colours = (pixels.mean(axis=(0, 1)) for pixels in pixels_of(seen))
     means = {tuple(int(value) > 128 for value in colour) for colour in colours}
     assert means == {(True, True, True), (True, False, False)}
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 import pytest
 
-from classifier.decoding import Array, Limits
+from classifier.decoding import Limits
 from classifier.decoding.pool import DecodingPool
-from classifier.engine import Engine, Result
+from classifier.engine import Batching, Engine, Result
 from classifier.ensembles import Ensemble
-from classifier.heads import Signals
+from classifier.heads import Finish, Inputs
+from classifier.metrics import Metrics
 from classifier.remembering import Memory
 from classifier.turns import Priority
 from tests import pictures
@@ -27,9 +28,10 @@ class Counting:
     def __init__(self) -> None:
         self.scored = 0
 
-    def score(self, inputs: Sequence[Array]) -> list[Signals]:
-        self.scored += len(inputs)
-        return [{"s": float(pixels.mean()) / 255} for pixels in inputs]  # type: ignore[arg-type]
+    def begin(self, inputs: Inputs) -> Finish:
+        self.scored += len(inputs.arrays)
+        means = [float(pixels.mean()) / 255 for pixels in inputs.arrays]  # type: ignore[arg-type]
+        return lambda: [{"s": mean} for mean in means]
 
     def fingerprints(self) -> Iterator[bytes]:
         yield b""
@@ -39,7 +41,8 @@ class Counting:
 async def engine() -> AsyncIterator[tuple[Engine, Counting]]:
     head = Counting()
     limits = Limits(memory_bytes=2 * 1024**3)
-    running = Engine(Ensemble("counting", "", [head], "0"), DecodingPool(1, [Pixels()], limits), 8)
+    pool = DecodingPool(1, [Pixels()], limits)
+    running = Engine([Ensemble("counting", "", [head], "0")], pool, Batching(), Metrics())
     await running.start()
     head.scored = 0
     yield running, head
@@ -63,7 +66,6 @@ async def test_a_file_written_anew_with_the_same_pixels_is_not_scored_again(
     assert [one.remembered for one in (first, again, other)] == [0, 1, 0]
     assert again.signals == first.signals != other.signals
     assert again.hashes.sha256 != first.hashes.sha256
-    assert again.timing_ms["queue"] == 0
 
 
 async def test_of_an_animation_only_the_new_frames_are_scored(engine: tuple[Engine, Counting]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,12 +15,13 @@ from aiohttp.test_utils import TestServer
 
 from classifier.decoding import Array, Decoded, Frame, Limits
 from classifier.decoding.pool import DecodingPool
-from classifier.engine import Engine
+from classifier.engine import Batching, Engine
 from classifier.ensembles import Ensemble
 from classifier.errors import Rejection
-from classifier.heads import Signals
+from classifier.heads import Finish, Inputs
 from classifier.metrics import Metrics
-from classifier.server import Server, ServerSettings
+from classifier.server import Server
+from classifier.service import Bounds, Service
 from classifier.turns import Priority, Turns
 from tests import pictures
 
@@ -106,12 +107,12 @@ class Slow:
         self.released = threading.Event()
         self.busy = threading.Event()
 
-    def score(self, inputs: Sequence[Array]) -> list[Signals]:
-        self.order.append(int(inputs[0][0]))
+    def begin(self, inputs: Inputs) -> Finish:
+        self.order.append(int(inputs.arrays[0][0]))
         if self.order[-1] == 40:
             self.busy.set()
             self.released.wait(60)
-        return [{"s": 0.5} for _ in inputs]
+        return lambda: [{"s": 0.5} for _ in inputs.arrays]
 
     def fingerprints(self) -> Iterator[bytes]:
         yield b""
@@ -122,16 +123,16 @@ class Counting(DecodingPool):
 
     decoded = 0
 
-    async def decode(self, content: bytes, *, priority: Priority, deadline: float) -> Decoded:
+    async def decode(self, content: bytes, *, priority: Priority, deadline: float) -> tuple[Decoded, float]:
         answer = await super().decode(content, priority=priority, deadline=deadline)
         self.decoded += 1
         return answer
 
 
 @asynccontextmanager
-async def engine(head: Slow, most_waiting: int = 64) -> AsyncIterator[tuple[Engine, Counting]]:
+async def engine(head: Slow) -> AsyncIterator[tuple[Engine, Counting]]:
     pool = Counting(1, [head.preparation], Limits())
-    running = Engine(Ensemble("slow", "", [head], "0"), pool, most_waiting)
+    running = Engine([Ensemble("slow", "", [head], "0")], pool, Batching(most=1), Metrics())
     try:
         await running.start()
         head.order.clear()
@@ -182,8 +183,10 @@ async def test_the_turn_of_a_client_that_left_lasts_until_the_models_are_done() 
 
 async def test_a_backfill_that_takes_every_place_turns_no_upload_away() -> None:
     head = Slow()
-    async with engine(head, most_waiting=1) as (running, _):
-        application = Server(ServerSettings([], 2**20), running, Metrics()).application()
+    async with engine(head) as (running, _):
+        metrics = Metrics()
+        service = Service(running, Bounds(most_files=1), metrics)
+        application = Server(service, [], metrics).application()
         async with TestServer(application) as server, aiohttp.ClientSession() as client:
 
             async def classify(priority: str) -> int:
@@ -195,7 +198,7 @@ async def test_a_backfill_that_takes_every_place_turns_no_upload_away() -> None:
             await asyncio.to_thread(head.busy.wait, 60)
             assert await classify("backfill") == 429
             live = asyncio.create_task(classify("live"))
-            while running.waiting < 2:
+            while metrics.registry.get_sample_value("pictrs_classifier_waiting") < 2:
                 await asyncio.sleep(0.01)
             assert await classify("live") == 429
             head.released.set()

