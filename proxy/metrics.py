@@ -40,6 +40,17 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.classifier_fit = Gauge(
+            "pictrs_gate_classifier_fit",
+            "1 for a classifier that is asked first, 0 for one that has failed and is asked last.",
+            ["classifier"],
+            registry=self.registry,
+        )
+        self.classifier_ejections = Counter(
+            "pictrs_gate_classifier_ejections_total",
+            "How often a classifier failed and was asked last from then on.",
+            registry=self.registry,
+        )
         self.unvalidated_fetches = Counter(
             "pictrs_gate_unvalidated_fetches_total",
             "Pictures that pict-rs has fetched without asking its validation hook; they were deleted again.",

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
+import socket
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -191,4 +195,71 @@ async def test_a_classifier_that_answers_is_said_to_be_ready(caplog: pytest.LogC
     await lookout.check()
     assert "is ready" in caplog.text
     await lookout.close()
+    fake.close()
+
+
+@asynccontextmanager
+async def dropping(*, kept: int, fresh: int, reset: bool = False) -> AsyncIterator[tuple[str, list[int]]]:
+    """A classifier that answers the first request of a connection, and no other, like one whose time for kept
+    connections is over; `fresh` connections are answered, then none is.
+
+    Yields:
+        Its URL, and the numbers of the connections in the order of their requests.
+    """
+    requests: list[int] = []
+    connections = 0
+    body = json.dumps(SEEN).encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        number, connections = connections, connections + 1
+        left = kept if number < fresh else 0
+        while True:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                break
+            length = re.search(rb"Content-Length: (\d+)", head)
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+            requests.append(number)
+            if not left:
+                if reset:
+                    linger = struct.pack("ii", 1, 0)
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                break
+            left -= 1
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", requests
+    server.close()
+
+
+async def looks_of(url: str, count: int) -> list[Look]:
+    lookout = Lookout([HttpChannel(url, None)], NEEDED, Metrics())
+    looks = [await lookout.look(file(), priority=Priority.LIVE, within_s=5) for _ in range(count)]
+    await lookout.close()
+    return looks
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_kept_connection_that_turns_out_closed_costs_nothing(reset: bool) -> None:
+    async with dropping(kept=1, fresh=9, reset=reset) as (url, requests):
+        assert all(isinstance(found, Seen) for found in await looks_of(url, 2))
+    assert requests == [0, 0, 1]
+
+
+async def test_beyond_that_nothing_is_asked_twice() -> None:
+    async with dropping(kept=1, fresh=1) as (url, requests):
+        assert [type(found) for found in await looks_of(url, 2)] == [Seen, Unseen]
+    assert requests == [0, 0, 1]  # the second one was sent once more
+    async with dropping(kept=0, fresh=9) as (url, requests):
+        assert [type(found) for found in await looks_of(url, 1)] == [Unseen]
+    assert requests == [0]  # what breaks on a fresh connection is broken
+    answers = iter([Reply(200, json.dumps(SEEN).encode()), Reply(200, json.dumps(SEEN).encode(), cut=True)])
+    fake = classifier(lambda _: next(answers))
+    assert [type(found) for found in await looks_of(fake.url, 2)] == [Seen, Unseen]
+    assert len(fake.asked) == 2  # and so is what breaks in an answer
     fake.close()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -14,24 +17,43 @@ from proxy.channels.looks import ChannelError, File, Priority, Seen, Undecodable
 from proxy.sending import in_pieces
 
 _LARGEST_ANSWER = 1024 * 1024
+_CONNECTIONS = 64
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """Whether a request went out on a connection that had been used before."""
+
+    was_reused: bool = False
 
 
 class HttpChannel:
     """One classifier, asked over pooled connections."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, tls: ssl.SSLContext | None = None) -> None:
         """
         Args:
             url: of the classifier, without the protocol's path.
             token: for `Authorization: Bearer`, or None where it takes everybody.
+            tls: whom to trust and how to introduce oneself; None for what the system trusts.
         """
         self.name = url
         headers = {"User-Agent": "pictrs-gate"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=64), headers=headers, cookie_jar=aiohttp.DummyCookieJar()
-        )
+
+        def session(*, is_fresh: bool) -> aiohttp.ClientSession:
+            connector = aiohttp.TCPConnector(
+                limit=_CONNECTIONS, force_close=is_fresh, ssl=True if tls is None else tls
+            )
+            return aiohttp.ClientSession(
+                connector=connector,
+                headers=headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[_noting_reuse()],
+            )
+
+        self._session, self._fresh = session(is_fresh=False), session(is_fresh=True)
 
     async def look(self, file: File, *, priority: Priority, within_s: float) -> Seen | Undecodable:
         """See `Channel.look`."""
@@ -42,7 +64,7 @@ class HttpChannel:
             "X-Deadline-Ms": str(max(1, int(within_s * 1000))),
         }
         status, retry_after, answer = await self._ask(
-            "POST", "/v1/classify", within_s, headers=headers, data=in_pieces(file.content)
+            "POST", "/v1/classify", within_s, headers=headers, body=file.content
         )
         return look_of(self.name, file, status, retry_after, answer)
 
@@ -54,27 +76,78 @@ class HttpChannel:
     async def close(self) -> None:
         """See `Channel.close`."""
         await self._session.close()
+        await self._fresh.close()
 
     async def _ask(
-        self, method: str, path: str, within_s: float, **request: Any
+        self,
+        method: str,
+        path: str,
+        within_s: float,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> tuple[int, str | None, Mapping[str, Any]]:
         """Status, `Retry-After` and the JSON object of an answer."""
         try:
             async with (
                 asyncio.timeout(within_s),
-                self._session.request(method, self.name + path, allow_redirects=False, **request) as response,
+                await self._send(method, self.name + path, headers, body) as response,
             ):
-                body = await response.content.read(_LARGEST_ANSWER + 1)
-                while not response.content.at_eof() and len(body) <= _LARGEST_ANSWER:
-                    body += await response.content.read(_LARGEST_ANSWER)
+                content = await response.content.read(_LARGEST_ANSWER + 1)
+                while not response.content.at_eof() and len(content) <= _LARGEST_ANSWER:
+                    content += await response.content.read(_LARGEST_ANSWER)
         except TimeoutError:
             raise ChannelError(f"{self.name} did not answer within {within_s:.1f} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ChannelError(f"{self.name} cannot be reached: {type(error).__name__}") from None
+            raise ChannelError(f"{self.name} cannot be reached: {_reason(error)}") from None
         try:
-            answer = json.loads(body)
+            answer = json.loads(content)
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise ChannelError(f"{self.name} answered {response.status} with something that is not JSON")
         return response.status, response.headers.get("Retry-After"), answer
+
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str] | None, body: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """The head of an answer.
+
+        A classifier may close a kept connection just when the next request goes out. Looking twice does no
+        harm, so that request is sent once more, on a connection that nobody has used. What breaks on such a
+        one is broken.
+        """
+        attempt = _Attempt()
+
+        async def sent(session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+            data = None if body is None else in_pieces(body)
+            return await session.request(
+                method, url, allow_redirects=False, headers=headers, data=data, trace_request_ctx=attempt
+            )
+
+        try:
+            return await sent(self._session)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError):
+            if not attempt.was_reused:
+                raise
+        return await sent(self._fresh)
+
+
+def _noting_reuse() -> aiohttp.TraceConfig:
+    """Has aiohttp tell an `_Attempt`, which nothing else of its interface shows."""
+
+    async def note(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
+        context.trace_request_ctx.was_reused = True
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_reuseconn.append(note)
+    return tracing
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no answer, in words that say what to mend where it is the certificates."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+        why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else str(cause)
+        return f"its certificate is not trusted ({why}); see classifiers.ca_file in the configuration"
+    return type(error).__name__

@@ -1,4 +1,4 @@
-"""Chooses who looks: the least busy channel, another one where it fails, none once the time is up."""
+"""Chooses who looks: the least busy fit channel, another one where it fails, none once the time is up."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import logging
 import math
 from collections.abc import Sequence
 
+from proxy.channels.health import Health
 from proxy.channels.looks import Channel, ChannelError, File, Look, Priority, Seen, Undecodable, Unseen
 from proxy.errors import ConfigError
 from proxy.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+_PROBE_S = 5.0
+# A look that failed and had no more time than this says more of a slow upload than of the channel.
+_FAIR_S = 0.5
+# While it waits for a channel that is overloaded, a look learns this often who has come or is fit again.
+_GLANCE_S = 0.5
 
 
 class Lookout:
@@ -26,17 +33,23 @@ class Lookout:
         """
         self._needed = needed
         self._metrics = metrics
-        self._busy: dict[Channel, int] = dict.fromkeys(channels, 0)  # in the order of coming
+        self._healths: dict[Channel, Health] = {}  # in the order of coming
+        self._probes: dict[Channel, asyncio.Task[None]] = {}
+        for channel in channels:
+            self.add(channel)
 
     def add(self, channel: Channel) -> None:
         """From now on `channel` is asked too, also about files whose look is under way."""
-        self._busy.setdefault(channel, 0)
+        self._healths.setdefault(channel, Health())
+        self._show()
 
     def remove(self, channel: Channel) -> None:
         """From now on `channel` is not asked any more. What it was asked before is for it to end, and closing
         it for whoever removes it.
         """
-        self._busy.pop(channel, None)
+        self._healths.pop(channel, None)
+        self._end_probe(channel)
+        self._show()
 
     async def check(self) -> None:
         """Asks every channel which signals it has.
@@ -44,11 +57,13 @@ class Lookout:
         Raises:
             ConfigError: one that answers lacks a signal that a rule names.
         """
-        for channel in list(self._busy):
+        for channel in list(self._healths):
+            began = asyncio.get_running_loop().time()
             try:
-                missing = self._needed - await channel.signals()
+                missing = self._needed - await _signals(channel)
             except ChannelError as error:
                 log.warning("classifier not usable yet: %s", error)
+                self._eject(channel, began)
                 continue
             if missing:
                 raise ConfigError(
@@ -75,22 +90,30 @@ class Lookout:
             log.warning("nobody could look: %s", look.reason)
         return look
 
+    async def close(self) -> None:
+        """Ends the probing and closes every channel."""
+        probes = list(self._probes.values())
+        for probe in probes:
+            probe.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
+        for channel in list(self._healths):
+            await channel.close()
+
     async def _look(self, file: File, priority: Priority, deadline: float) -> Look:
         loop = asyncio.get_running_loop()
         reasons: dict[Channel, str] = {}
         undecodable: Undecodable | None = None
-        not_before: dict[Channel, float] = {}  # the time before which not to ask it (again)
-        while untried := [one for one in self._busy if not_before.get(one, 0.0) < math.inf]:
-            channel = min(untried, key=lambda one: (not_before.get(one, 0.0), self._busy[one]))
-            wait = not_before.get(channel, 0.0) - loop.time()
-            if loop.time() + max(wait, 0.0) >= deadline:
-                break
-            if wait > 0:
-                await asyncio.sleep(wait)
+        not_before: dict[Channel, float] = {}  # of those asked: when to ask them again, if ever
+        while (now := loop.time()) < deadline:
+            channel, until = self._choice(not_before, now, deadline)
+            if channel is None:
+                if until >= deadline:
+                    break
+                await asyncio.sleep(min(until - now, _GLANCE_S))
                 continue
             not_before[channel] = math.inf
             try:
-                look = await self._ask(channel, file, priority, deadline - loop.time())
+                look = await self._ask(channel, file, priority, until - now)
             except ChannelError as error:
                 reasons[channel] = str(error)
                 if error.retry_after_s is not None:
@@ -99,24 +122,121 @@ class Lookout:
             if isinstance(look, Seen):
                 return look
             undecodable = look  # another one may know the format
-        if undecodable is None and not self._busy and not reasons:
-            return Unseen("no classifier is connected")
-        return undecodable or Unseen("; ".join(reasons.values()) or "the time was up")
+        if undecodable is not None:
+            return undecodable
+        nobody = "the time was up" if self._healths else "no classifier is connected"
+        return Unseen("; ".join(reasons.values()) or nobody)
+
+    def _choice(
+        self, not_before: dict[Channel, float], now: float, deadline: float
+    ) -> tuple[Channel | None, float]:
+        """Whom to ask about a file now.
+
+        Args:
+            not_before: when those that were asked already may be asked again.
+
+        Returns:
+            The channel, and until when it may take: its share of the time, so that what hangs leaves some for
+            those that come after it. Or None, and when there will be somebody.
+        """
+
+        def busy(channel: Channel) -> int:
+            return self._healths[channel].busy
+
+        def again(channel: Channel) -> float:
+            return not_before.get(channel, now)
+
+        to_ask = [one for one in self._healths if again(one) < deadline]
+        fit = [one for one in to_ask if self._healths[one].is_fit]
+        unfit = [one for one in to_ask if not self._healths[one].is_fit]
+        if not to_ask:
+            return None, deadline
+        if ready := [one for one in fit if again(one) <= now]:
+            return min(ready, key=busy), _share(fit, not_before, now, deadline)
+        # Those that failed before are asked last. Where all the others are overloaded, nothing is lost until
+        # one of these is worth another try.
+        until = min((again(one) for one in fit), default=deadline)
+        if ready := [one for one in unfit if again(one) <= now]:
+            return min(ready, key=busy), _share(unfit, not_before, now, until)
+        return None, min(map(again, to_ask))
 
     async def _ask(
         self, channel: Channel, file: File, priority: Priority, within_s: float
     ) -> Seen | Undecodable:
-        self._busy[channel] += 1
+        began, health = asyncio.get_running_loop().time(), self._healths[channel]
+        health.busy += 1
         try:
             look = await channel.look(file, priority=priority, within_s=within_s)
+            if isinstance(look, Seen) and (missing := self._needed - look.signals.keys()):
+                raise ChannelError(f"{channel.name} gives no signal {', '.join(missing)}, which a rule names")
+        except ChannelError as error:
+            # Being overloaded is no defect.
+            if error.retry_after_s is None and within_s > _FAIR_S and self._eject(channel, began):
+                log.warning(
+                    "classifier %s is asked last until it has answered a probe: %s", channel.name, error
+                )
+            raise
         finally:
-            if channel in self._busy:  # it may have gone
-                self._busy[channel] -= 1
-        if isinstance(look, Seen) and (missing := self._needed - look.signals.keys()):
-            raise ChannelError(f"{channel.name} gives no signal {', '.join(missing)}, which a rule names")
+            health.busy -= 1
+        if health.succeeded():
+            self._end_probe(channel)
+            log.info("classifier %s is back", channel.name)
+            self._show()
         return look
 
-    async def close(self) -> None:
-        """Closes every channel."""
-        for channel in self._busy:
-            await channel.close()
+    def _eject(self, channel: Channel, began: float) -> bool:
+        """Ejects a channel for a failure, and sees to it that it is probed; False where it was already."""
+        health = self._healths.get(channel)  # None where it has gone meanwhile
+        if health is None or not health.failed(began, asyncio.get_running_loop().time()):
+            return False
+        self._metrics.classifier_ejections.inc()
+        self._show()
+        self._probes[channel] = asyncio.create_task(self._probe(channel, health))
+        return True
+
+    async def _probe(self, channel: Channel, health: Health) -> None:
+        """Asks an ejected channel now and then, until it answers as it should."""
+        loop = asyncio.get_running_loop()
+        said = ""
+        while health.is_ejected:
+            await asyncio.sleep(max(0.0, health.probe_at - loop.time()))
+            try:
+                missing = self._needed - await _signals(channel)
+            except ChannelError:
+                health.probe_failed(loop.time())  # what is wrong was said when it was ejected
+                continue
+            if missing:
+                health.probe_failed(loop.time())
+                reason = f"it has no signal {', '.join(sorted(missing))}, which a rule names"
+                if reason != said:
+                    log.warning("classifier %s answers, but %s", channel.name, reason)
+                said = reason
+                continue
+            health.probe_succeeded()
+            log.info("classifier %s is back, on trial", channel.name)
+            self._show()
+
+    def _end_probe(self, channel: Channel) -> None:
+        if probe := self._probes.pop(channel, None):
+            probe.cancel()
+
+    def _show(self) -> None:
+        self._metrics.classifier_fit.clear()
+        for channel, health in self._healths.items():
+            self._metrics.classifier_fit.labels(classifier=channel.name).set(not health.is_ejected)
+
+
+def _share(
+    channels: Sequence[Channel], not_before: dict[Channel, float], now: float, deadline: float
+) -> float:
+    """Until when one of `channels` may take: as long as each other one that was not asked yet."""
+    untried = sum(one not in not_before for one in channels)
+    return now + (deadline - now) / max(untried, 1)
+
+
+async def _signals(channel: Channel) -> frozenset[str]:
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            return await channel.signals()
+    except TimeoutError:
+        raise ChannelError(f"{channel.name} did not answer within {_PROBE_S:.0f} s") from None
