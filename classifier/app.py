@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
+from prometheus_client import start_http_server
 
 from classifier import devices, ensembles
+from classifier.connect import Dialler, Dialling
 from classifier.decoding import Limits
 from classifier.decoding.pool import DecodingPool
 from classifier.engine import Batching, Engine, Result
@@ -123,7 +125,7 @@ async def serve(settings: Settings, serving: Serving, bounds: Bounds) -> None:
                 raise SetupError(f"{where}: {error.strerror}; choose another address") from None
             address = runner.addresses[0]
             log.info("%s listens on %s port %s", _described(engine.ensemble), address[0], address[1])
-            await _told_to_stop()
+            await _stopping().wait()
             log.info("stopping: no new connections, what has come is answered")
             server.drain()
             await site.stop()
@@ -131,6 +133,30 @@ async def serve(settings: Settings, serving: Serving, bounds: Bounds) -> None:
             await _until_parted(runner)
         finally:
             await runner.cleanup()
+
+
+async def connect(
+    settings: Settings, dialling: Dialling, bounds: Bounds, metrics_at: tuple[str, int] | None
+) -> None:
+    """Dials a gate and answers it until it is told to stop (SIGTERM, SIGINT); what has come is answered.
+
+    Args:
+        metrics_at: where Prometheus finds the metrics; None where it does not.
+
+    Raises:
+        SetupError: it cannot start, or the gate refuses it; the message says what to mend.
+    """
+    metrics = Metrics()
+    async with _running(settings, metrics) as engine:
+        if metrics_at is not None:
+            try:
+                start_http_server(metrics_at[1], metrics_at[0], registry=metrics.registry)
+            except OSError as error:
+                where = f"--metrics {metrics_at[0]}:{metrics_at[1]}"
+                raise SetupError(f"{where}: {error.strerror}; choose another address") from None
+        log.info("%s dials %s", _described(engine.ensemble), dialling.url)
+        stop = _stopping()
+        await Dialler(dialling, Service(engine, bounds, metrics), metrics).run(stop)
 
 
 async def score_files(settings: Settings, files: Sequence[tuple[str, bytes]]) -> list[Result | Rejection]:
@@ -161,11 +187,12 @@ async def _running(settings: Settings, metrics: Metrics) -> AsyncIterator[Engine
         await engine.close()
 
 
-async def _told_to_stop() -> None:
+def _stopping() -> asyncio.Event:
+    """Set once the process is told to stop."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+    return stop
 
 
 async def _until_empty(service: Service) -> None:

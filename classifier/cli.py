@@ -16,8 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from classifier import app
+from classifier.connect import Dialling
 from classifier.engine import Result
 from classifier.ensembles import shipped
+from classifier.ensembles.explaining import explain, overview
+from classifier.ensembles.fetching import Checked, fetch
 from classifier.errors import Rejection, SetupError
 from classifier.service import Bounds
 
@@ -34,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    if not options.may_fetch:
+        # Read when huggingface_hub is imported, which happens with the first head that needs it.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         status: int = options.run(options)
     except SetupError as error:
@@ -45,17 +51,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    match = re.fullmatch(r"\[?([^\[\]]+?)\]?:(\d{1,5})", options.listen)
-    if match is None:
-        raise SetupError(f"--listen {options.listen}: has to be host:port")
+    host, port = _host_and_port("--listen", options.listen)
     tokens = [_token(path) for path in options.token_file]
-    if not tokens and not _is_loopback(match[1]):
-        raise SetupError(f"--listen {match[1]}: others can reach it, so it needs a --token-file")
+    if not tokens and not _is_loopback(host):
+        raise SetupError(f"--listen {host}: others can reach it, so it needs a --token-file")
     tls = _tls(options)
-    if tls is None and not _is_loopback(match[1]):
-        log.warning("--listen %s without --tls-certificate: whoever is on the way can read along", match[1])
-    serving = app.Serving(match[1], int(match[2]), tokens, tls)
+    if tls is None and not _is_loopback(host):
+        log.warning("--listen %s without --tls-certificate: whoever is on the way can read along", host)
+    serving = app.Serving(host, port, tokens, tls)
     asyncio.run(app.serve(_settings(options), serving, _bounds(options)))
+    return 0
+
+
+def _connect(options: argparse.Namespace) -> int:
+    match = re.fullmatch(r"(wss?)://(\[[^\]]+\]|[^/:?#@\s]+)(:\d{1,5})?(/[^?#\s]*)?", options.url)
+    if match is None:
+        raise SetupError(f"{options.url}: has to be wss://host/worker")
+    if match[1] == "ws" and not _is_loopback(match[2].strip("[]")):
+        log.warning("%s: without TLS whoever is on the way can read along; use wss://", options.url)
+    tls = None
+    if options.ca is not None:
+        try:
+            tls = ssl.create_default_context(cafile=options.ca)
+        except OSError as error:
+            raise SetupError(
+                f"--ca {options.ca}: {error.strerror or error}; it has to be a PEM file"
+            ) from None
+    dialling = Dialling(options.url, _token(options.token_file), tls)
+    metrics_at = None if options.metrics is None else _host_and_port("--metrics", options.metrics)
+    asyncio.run(app.connect(_settings(options), dialling, _bounds(options), metrics_at))
     return 0
 
 
@@ -91,16 +115,44 @@ def _print_results(named: Sequence[tuple[str, Result | Rejection]]) -> None:
         media = result.media
         values = [f"{result.signals[signal]:.4f}" for signal in signals]
         rows.append([name, *values, f"{media.format} {media.width}×{media.height}, {media.frames} frame(s)"])
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _info(options: argparse.Namespace) -> int:
-    ensemble = app.load(options.ensemble)[0]
-    print(f"{ensemble.name}: {ensemble.about}")
-    print(f"version {ensemble.version}; signals: {', '.join(ensemble.signals)}")
+    name = options.name or options.ensemble
+    lines = explain(name, next(iter(options.device), None)) if name else overview()
+    for line in lines:
+        print(line)
     return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    checked, ensemble = fetch(options.name)
+    _print_table([["file", "bytes", "hash", ""], *(_row(file) for file in checked)])
+    broken = [str(file.path) for file in checked if file.is_broken]
+    if ensemble is None:
+        raise SetupError(
+            f"not what the hub says: {', '.join(broken)}; "
+            "look at it, delete it and what it links to, and fetch again"
+        )
+    print(f"{ensemble.name} is here, version {ensemble.version}")
+    return 0
+
+
+def _row(file: Checked) -> list[str]:
+    said = {None: "the hub's hash is not known", file.hash: "as the hub says"}
+    return [
+        f"{file.model}: {file.path.name}",
+        str(file.size),
+        file.hash,
+        said.get(file.expected, f"BROKEN, the hub says {file.expected}"),
+    ]
 
 
 def _settings(options: argparse.Namespace) -> app.Settings:
@@ -150,6 +202,13 @@ def _token(path: Path) -> str:
     return token
 
 
+def _host_and_port(option: str, word: str) -> tuple[str, int]:
+    match = re.fullmatch(r"\[?([^\[\]]+?)\]?:(\d{1,5})", word)
+    if match is None:
+        raise SetupError(f"{option} {word}: has to be host:port")
+    return match[1], int(match[2])
+
+
 def _positive(word: str) -> int:
     number = int(word)
     if number < 1:
@@ -169,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="pictrs-classifier", description="Looks at pictures and says what it sees, as named numbers."
     )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.set_defaults(may_fetch=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     looking = argparse.ArgumentParser(add_help=False)
@@ -215,11 +275,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
 
+    connect = commands.add_parser(
+        "connect", parents=[looking, answering], help="dial a gate that cannot call this box"
+    )
+    connect.add_argument("url", help="the gate's, wss://HOST/worker")
+    connect.add_argument("--token-file", type=Path, required=True, metavar="FILE")
+    connect.add_argument(
+        "--ca", type=Path, metavar="FILE", help="PEM; the authority of the gate's certificate"
+    )
+    connect.add_argument("--metrics", metavar="HOST:PORT", help="where Prometheus finds the metrics")
+    connect.set_defaults(run=_connect)
+
     score = commands.add_parser("score", parents=[looking], help="look at some files and print a table")
     score.add_argument("file", type=Path, nargs="+")
     score.add_argument("--json", action="store_true", help="for programs")
     score.set_defaults(run=_score)
 
-    info = commands.add_parser("info", parents=[looking], help="explain an ensemble")
+    info = commands.add_parser("info", help="explain an ensemble, or say which there are")
+    info.add_argument(
+        "name", nargs="?", metavar="ENSEMBLE", help="a shipped recipe's name, or a recipe's path"
+    )
+    info.add_argument("--ensemble", help=argparse.SUPPRESS)  # as the other commands name it
+    info.add_argument("--device", action="append", default=[], help="cuda:0, cpu, …")
     info.set_defaults(run=_info)
+
+    fetching = commands.add_parser("fetch", help="download an ensemble's weights and check them")
+    fetching.add_argument("name", metavar="ENSEMBLE", help="a shipped recipe's name, or a recipe's path")
+    fetching.set_defaults(run=_fetch, may_fetch=True)
     return parser

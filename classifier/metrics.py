@@ -46,11 +46,8 @@ class Metrics:
         self.waiting = Gauge(
             "pictrs_classifier_waiting", "Files under way or waiting.", registry=self.registry
         )
-        self.workers_connected = Gauge(
-            "pictrs_classifier_gate_connected",
-            "1 where the link to a gate stands.",
-            ["gate"],
-            registry=self.registry,
+        self.linked = Gauge(
+            "pictrs_classifier_linked", "1 while a gate that was dialled listens.", registry=self.registry
         )
         self.gpu_bytes = Gauge(
             "pictrs_classifier_gpu_memory_bytes",

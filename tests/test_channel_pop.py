@@ -89,7 +89,7 @@ async def never() -> bool:
 async def serving(channel: PopChannel | None) -> AsyncIterator[str]:
     """The gate's internal listener, with the queue behind it."""
     listener = InternalListener(
-        "internal", "127.0.0.1:0", Internal(Metrics(), never, workers=channel), shutdown_s=1
+        "internal", "127.0.0.1:0", Internal(Metrics(), never, pollers=channel), shutdown_s=1
     )
     _, port = await listener.start()
     try:

@@ -89,6 +89,20 @@ class Response:
     headers: Sequence[tuple[str, str]] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """Instead of an answer: 101, and from there on the connection is another protocol's.
+
+    Attributes:
+        headers: of the 101.
+        run: speaks that protocol, given what has come already; the connection ends when it returns, and it is
+            cancelled when the listener stops.
+    """
+
+    headers: Sequence[tuple[str, str]]
+    run: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
+
+
 def text(status: int, content: str) -> Response:
     """An answer in plain words."""
     return Response(status, content.encode(), [("Content-Type", "text/plain; charset=utf-8")])
@@ -105,7 +119,7 @@ def refusal(error: Refusal) -> Response:
     return json_answer(error.status, {"msg": error.msg, "code": error.code}, retry_after)
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response | Takeover]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +193,19 @@ class InternalListener:
         self._server.close()
         for task, connection in self._open.items():
             connection.is_last = True
-            if not connection.is_busy:
+            if not (connection.is_busy or connection.is_taken_over):
                 task.cancel()
+        # Those that were taken over go last: what is still being answered may need them.
         for within_s in (self._shutdown_s, _CANCEL_S):
-            if self._open:
-                await asyncio.wait(self._open, timeout=within_s)
-            for task in self._open:
+            answering = [task for task, connection in self._open.items() if not connection.is_taken_over]
+            if answering:
+                await asyncio.wait(answering, timeout=within_s)
+            for task in answering:
                 task.cancel()
+        for task in self._open:
+            task.cancel()
+        if self._open:
+            await asyncio.wait(self._open, timeout=_CANCEL_S)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_stopping or len(self._open) >= self._bounds.connections:
@@ -212,6 +232,7 @@ class _Connection:
     Attributes:
         is_busy: whether a request has begun and is not answered.
         is_last: whether the connection ends with the answer that is due.
+        is_taken_over: whether another protocol has it.
     """
 
     def __init__(
@@ -226,6 +247,7 @@ class _Connection:
         self._peer = _address(writer.get_extra_info("peername"))
         self.is_busy = False
         self.is_last = False
+        self.is_taken_over = False
         # So that `drain` waits until the kernel has everything, and closing has nothing left to send.
         writer.transport.set_write_buffer_limits(high=0)
 
@@ -259,6 +281,8 @@ class _Connection:
         if head is None:
             return False
         response = await self._answer(head)
+        if isinstance(response, Takeover):
+            return await self._hand_over(response)
         self._skip_body()
         await self._send(response, is_head=head.method == b"HEAD")
         if not self._is_all_read:
@@ -296,7 +320,24 @@ class _Connection:
             raise h11.RemoteProtocolError("two lengths of one body", error_status_hint=400)
         return event
 
-    async def _answer(self, head: h11.Request) -> Response:
+    async def _hand_over(self, takeover: Takeover) -> bool:
+        """Says that the protocol changes, and lets the other one have the connection."""
+        if self._http.their_state is h11.SEND_BODY:
+            self._http.next_event()  # the end of a request without a body
+        if self._http.next_event() is not h11.PAUSED:  # it has a body, or does not want another protocol
+            await self._send(_bare(400), is_head=False)
+            return await self._linger()
+        try:
+            async with asyncio.timeout(self._bounds.write_s):
+                accepted = h11.InformationalResponse(status_code=101, headers=list(takeover.headers))
+                await self._write(self._sent(accepted))
+        except TimeoutError:
+            raise _Gone from None
+        self.is_busy, self.is_taken_over = False, True
+        await takeover.run(self._reader, self._writer, self._http.trailing_data[0])
+        return False
+
+    async def _answer(self, head: h11.Request) -> Response | Takeover:
         request = Request(
             method=head.method.decode("ascii"),
             target=head.target.decode("ascii"),

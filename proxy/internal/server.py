@@ -1,4 +1,4 @@
-"""What the `internal` listener answers: pict-rs's validation hook, workers that poll, Prometheus.
+"""What the `internal` listener answers: pict-rs's validation hook, workers that poll or dial in, metrics.
 
 The hook's second address and the workers' are those of pictrs-safety, so that its users change one URL. What
 that program answered with "OK" when it was busy is a 503 here.
@@ -20,10 +20,12 @@ from typing import Protocol
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from proxy.channels.pop import PopChannel
+from proxy.channels.worker import LARGEST_MESSAGE, SUBPROTOCOL, Workers
 from proxy.errors import Refusal
 from proxy.intake.target import read_target
 from proxy.internal.hook_body import OVERHEAD_BYTES, media_of
-from proxy.internal.listener import Growth, Handler, Request, Response, json_answer, text
+from proxy.internal.listener import Growth, Handler, Request, Response, Takeover, json_answer, text
+from proxy.internal.upgrading import takeover
 from proxy.metrics import Metrics
 
 # Instead of an id: whoever calls from a private or listed address.
@@ -86,7 +88,8 @@ class Internal:
         *,
         hook: Hook | None = None,
         hook_settings: HookSettings | None = None,
-        workers: PopChannel | None = None,
+        pollers: PopChannel | None = None,
+        workers: Workers | None = None,
     ) -> None:
         """
         Args:
@@ -94,14 +97,15 @@ class Internal:
             is_ready: whether the gate can do its work.
             hook: answers pict-rs; without one its addresses do not exist.
             hook_settings: other than the usual ones.
-            workers: has files for workers that poll; without one their address does not exist.
+            pollers: has files for workers that poll; without one their address does not exist.
+            workers: the door for workers that dial in; without one it does not exist.
         """
         self._metrics, self._is_ready = metrics, is_ready
-        self._hook, self._workers = hook, workers
+        self._hook, self._pollers, self._workers = hook, pollers, workers
         self._settings = hook_settings or HookSettings()
         self._turns, self._large = asyncio.Semaphore(self._settings.at_once), asyncio.Lock()
 
-    async def __call__(self, request: Request) -> Response:
+    async def __call__(self, request: Request) -> Response | Takeover:
         """Answers one request.
 
         Raises:
@@ -128,11 +132,13 @@ class Internal:
                 return {"POST": functools.partial(self._validate, self._hook)}
             case ("api", "v1", "scan", caller) if self._hook is not None:
                 return {"POST": functools.partial(self._scan, self._hook, caller)}
-            case ("api", "v1", "pop") if self._workers is not None:
+            case ("api", "v1", "pop") if self._pollers is not None:
                 return {
-                    "GET": functools.partial(self._hand_out, self._workers),
-                    "POST": functools.partial(self._take_answer, self._workers),
+                    "GET": functools.partial(self._hand_out, self._pollers),
+                    "POST": functools.partial(self._take_answer, self._pollers),
                 }
+            case ("worker",) if self._workers is not None:
+                return {"GET": functools.partial(self._let_in, self._workers)}
         return {}
 
     async def _health(self, _: Request) -> Response:
@@ -182,9 +188,15 @@ class Internal:
                     503, "scan-unavailable", "Nobody could look at it", retry_after_s=_RETRY_AFTER_S
                 )
 
-    async def _hand_out(self, workers: PopChannel, request: Request) -> Response:
-        self._check_key(workers, request)
-        job = workers.hand_out()
+    async def _let_in(self, workers: Workers, request: Request) -> Takeover:
+        tokens = [value[7:] for value in request.values("authorization") if value[:7].lower() == "bearer "]
+        if len(tokens) != 1 or not workers.admits(tokens[0]):
+            raise Refusal(401, "unauthorized", "The token is not that of this gate's workers")
+        return takeover(request, SUBPROTOCOL, LARGEST_MESSAGE, workers.serve)
+
+    async def _hand_out(self, pollers: PopChannel, request: Request) -> Response:
+        self._check_key(pollers, request)
+        job = pollers.hand_out()
         if job is None:
             return Response(204)
         headers = [
@@ -195,8 +207,8 @@ class Internal:
         ]
         return Response(200, job.content, headers)
 
-    async def _take_answer(self, workers: PopChannel, request: Request) -> Response:
-        self._check_key(workers, request)
+    async def _take_answer(self, pollers: PopChannel, request: Request) -> Response:
+        self._check_key(pollers, request)
         try:
             answer = json.loads(await request.body(_LARGEST_ANSWER))
             name, is_csam, is_nsfw = answer["image"], answer["is_csam"], answer["is_nsfw"]
@@ -204,11 +216,11 @@ class Internal:
             name = is_csam = is_nsfw = None
         if not (isinstance(name, str) and isinstance(is_csam, bool) and isinstance(is_nsfw, bool)):
             raise Refusal(400, "malformed", "It has to be JSON with image, is_csam and is_nsfw")
-        if not workers.take_answer(name, is_csam=is_csam, is_nsfw=is_nsfw):
+        if not pollers.take_answer(name, is_csam=is_csam, is_nsfw=is_nsfw):
             raise Refusal(404, "not-found", "Nobody waits for an answer about this image")
         return json_answer(201, {"message": "OK"})
 
-    def _check_key(self, workers: PopChannel, request: Request) -> None:
+    def _check_key(self, pollers: PopChannel, request: Request) -> None:
         keys = request.values("apikey")
-        if len(keys) != 1 or not workers.admits(keys[0]):
+        if len(keys) != 1 or not pollers.admits(keys[0]):
             raise Refusal(401, "unauthorized", "The apikey is not that of this gate's workers")
