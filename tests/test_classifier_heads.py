@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import subprocess
 import sys
@@ -17,17 +16,14 @@ from PIL import Image
 from classifier import ensembles
 from classifier.decoding import Limits
 from classifier.decoding.worker import prepare
-from classifier.ensembles import Ensemble, strongest
+from classifier.ensembles import Ensemble
 from classifier.errors import SetupError
-from classifier.heads import Signals
+from classifier.heads import Inputs
 from tests import pictures
+from tests.models import clip_model, look, recipe, timm_model, timm_table
 
 PHOTOGRAPHS = ["astronaut", "cat", "coffee", "rocket", "chelsea", "retina"]
 TOLERANCE = 1e-3
-
-
-def look(ensemble: Ensemble, content: bytes, *, frames: int = 32) -> Signals:
-    return strongest(ensemble.score(prepare(content, ensemble.preparations, Limits(frames=frames))))
 
 
 def rgb(content: bytes) -> Image.Image:
@@ -82,53 +78,29 @@ def test_an_animation_has_the_strongest_signals_of_its_frames(starter: Ensemble)
     portrait = rgb(pictures.photograph("astronaut"))
     content = pictures.encode(plain[0], "PNG", save_all=True, append_images=[plain[1], portrait, plain[2]])
     assert look(starter, content)["faces"] == 1
-    frames = starter.score(prepare(content, starter.preparations, Limits()))
-    assert [(frame.index, frame.signals["faces"]) for frame in frames] == [(0, 0), (1, 0), (2, 1), (3, 0)]
+    frames = prepare(content, starter.preparations, Limits()).frames
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
+    assert [signals["faces"] for signals in starter.begin(frames)()] == [0, 0, 1, 0]
 
 
-def test_a_batch_gives_what_singles_give(starter: Ensemble) -> None:
+def test_a_batch_gives_what_singles_give(starter: Ensemble, tmp_path: Path) -> None:
+    torch_heads = recipe(
+        tmp_path,
+        timm_table(timm_model(tmp_path / "timm"), "unsafe"),
+        f'kind = "concepts"\nmodel = "local-dir:{clip_model(tmp_path / "clip")}"\ndevice = "cpu"\n'
+        '[heads.signals.animal]\nyes = ["a photo of an animal"]\nno = ["a landscape"]',
+    )
     contents = [pictures.photograph(name) for name in PHOTOGRAPHS]
-    for head in starter._heads:
-        inputs = [
-            prepare(content, [head.preparation], Limits()).inputs[head.preparation][0] for content in contents
+    for head in [*starter.heads, *ensembles.load(torch_heads).heads]:
+        arrays = [
+            prepare(content, [head.preparation], Limits()).frames[0].inputs[head.preparation]
+            for content in contents
         ]
-        singles = [head.score([one])[0] for one in inputs]
-        for single, of_batch in zip(singles, head.score(inputs), strict=True):
-            assert single == pytest.approx(of_batch, abs=TOLERANCE)
-
-
-def recipe(folder: Path, *tables: str) -> str:
-    path = folder / "recipe.toml"
-    path.write_text('name = "own"\nabout = "a test"\n' + "\n".join(f"[[heads]]\n{table}" for table in tables))
-    return str(path)
-
-
-def timm_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
-    """A small randomly initialised timm model in a local folder, as the hub's files are laid out."""
-    import timm
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(seed)
-    model = timm.create_model("test_vit", num_classes=3)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    described = {
-        "architecture": "test_vit",
-        "num_classes": 3,
-        "label_names": ["safe", "doubtful", "unsafe"],
-        "pretrained_cfg": {
-            "input_size": [3, 160, 160],
-            "mean": [0.4, 0.5, 0.6],
-            "std": [0.2, 0.25, 0.3],
-            "crop_pct": 0.9,
-            "interpolation": "bicubic",
-            "num_classes": 3,
-            **config,
-        },
-    }
-    (folder / "config.json").write_text(json.dumps(described))
-    return folder
+        batch = head.begin(Inputs(arrays))
+        singles = [head.begin(Inputs([array])) for array in arrays]  # begun before the batch is finished
+        for single, of_batch in zip(singles, batch(), strict=True):
+            assert single()[0] == pytest.approx(of_batch, abs=TOLERANCE)
+        assert len({tuple(signals.values()) for signals in batch()}) > 1
 
 
 @pytest.mark.parametrize(
@@ -158,7 +130,7 @@ def test_a_timm_head_says_what_timm_itself_says(tmp_path: Path, name: str, confi
 
 def test_a_decoder_process_has_no_need_of_torch(tmp_path: Path, starter: Ensemble) -> None:
     folder = timm_model(tmp_path / "model")
-    table = f'kind = "timm"\nsignal = "s"\nmodel = "local-dir:{folder}"\nclasses = [0]\ndevice = "cpu"'
+    table = timm_table(folder)
     preparations = [*starter.preparations, *ensembles.load(recipe(tmp_path, table)).preparations]
     # What a decoder does before its first file: it imports the worker and unpickles the preparations.
     code = (
@@ -171,30 +143,21 @@ def test_a_decoder_process_has_no_need_of_torch(tmp_path: Path, starter: Ensembl
     assert (decoder.returncode, decoder.stdout.decode().strip()) == (0, "3"), decoder.stderr.decode()
 
 
-def test_heads_of_the_same_input_share_it(tmp_path: Path) -> None:
+def test_heads_of_the_same_input_share_it_and_its_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from classifier.heads import towers
+
     folders = {signal: timm_model(tmp_path / signal, seed=len(signal)) for signal in ("sexual", "minor")}
-    tables = [
-        f'kind = "timm"\nsignal = "{signal}"\nmodel = "local-dir:{folder}"\nclasses = [0]\ndevice = "cpu"'
-        for signal, folder in folders.items()
-    ]
-    own = ensembles.load(recipe(tmp_path, *tables))
+    own = ensembles.load(recipe(tmp_path, *(timm_table(folder, name) for name, folder in folders.items())))
     assert own.signals == ["minor", "sexual"]
     assert len(own.preparations) == 1
+    uploads: list[Any] = []
+    upload = towers._upload
+    monkeypatch.setattr(towers, "_upload", lambda *given: uploads.append(given) or upload(*given))
     signals = look(own, pictures.png())
     assert signals["sexual"] != signals["minor"]
-
-
-def test_the_version_changes_with_a_weight_and_with_the_recipe(tmp_path: Path) -> None:
-    def version(seed: int, signal: str) -> str:
-        folder = timm_model(tmp_path / "model", seed=seed)
-        table = (
-            f'kind = "timm"\nsignal = "{signal}"\nmodel = "local-dir:{folder}"\nclasses = [0]\ndevice = "cpu"'
-        )
-        return ensembles.load(recipe(tmp_path, table)).version
-
-    versions = [version(0, "sexual"), version(0, "sexual"), version(1, "sexual"), version(0, "minor")]
-    assert versions[0] == versions[1]
-    assert len(set(versions)) == 3
+    assert len(uploads) == 1
 
 
 @pytest.mark.parametrize(
@@ -216,7 +179,7 @@ def test_the_version_changes_with_a_weight_and_with_the_recipe(tmp_path: Path) -
 )
 def test_a_recipe_that_cannot_be_used_says_why(tmp_path: Path, table: str, named: str) -> None:
     table = table.replace("MODEL", str(timm_model(tmp_path / "model")) if "MODEL" in table else "")
-    with pytest.raises(SetupError, match=r"recipe\.toml|timm|scripted") as error:
+    with pytest.raises(SetupError, match=r"recipe\.toml|timm|scripted|local-dir") as error:
         ensembles.load(recipe(tmp_path, table))
     assert named in str(error.value)
 
@@ -237,3 +200,51 @@ def test_pdq_and_sha256_come_with_the_signals(starter: Ensemble) -> None:
     assert bits[0].size == 256
     # PDQ's own threshold for "the same picture" is a distance of 31.
     assert int((bits[0] != bits[1]).sum()) <= 31 < int((bits[0] != bits[2]).sum())
+
+
+@pytest.mark.parametrize(("count", "computed"), [(1, 1), (2, 2), (3, 4), (5, 8)])
+def test_a_compiled_model_meets_few_sizes_of_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, computed: int
+) -> None:
+    import torch
+
+    met: list[int] = []
+
+    def compiled(model: Any, **how: Any) -> Any:
+        assert how == {"mode": "default", "dynamic": False}
+        return lambda pixels: met.append(len(pixels)) or model(pixels)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    folder = timm_model(tmp_path / "model")
+    plain = ensembles.load(recipe(tmp_path, timm_table(folder)))
+    padded = ensembles.load(recipe(tmp_path, timm_table(folder, compile="default")))
+    frames = [
+        prepare(pictures.png((200, 200), n), plain.preparations, Limits()).frames[0] for n in range(count)
+    ]
+    for one, other in zip(plain.begin(frames)(), padded.begin(frames)(), strict=True):
+        assert one == pytest.approx(other, abs=TOLERANCE)
+    assert met == [computed]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_says_nearly_the_same(tmp_path: Path, precision: str) -> None:
+    folder = timm_model(tmp_path / "model")
+    whole = look(ensembles.load(recipe(tmp_path, timm_table(folder))), pictures.photograph("cat"))
+    half = look(
+        ensembles.load(recipe(tmp_path, timm_table(folder, precision=precision))), pictures.photograph("cat")
+    )
+    assert half != whole
+    assert half == pytest.approx(whole, abs=0.02)
+
+
+def test_what_is_no_number_is_no_answer(tmp_path: Path) -> None:
+    folder = timm_model(tmp_path / "model", change=lambda model: model.head.weight.data.fill_(float("nan")))
+    with pytest.raises(ArithmeticError, match="no number"):
+        look(ensembles.load(recipe(tmp_path, timm_table(folder))), pictures.png())
+
+
+def test_the_device_is_the_recipe_s_or_else_the_caller_s(tmp_path: Path) -> None:
+    folder = timm_model(tmp_path / "model")
+    with pytest.raises(SetupError, match=r"cuda:7: torch sees \d+ card"):
+        ensembles.load(recipe(tmp_path, timm_table(folder).replace('device = "cpu"', "")), "cuda:7")
+    assert ensembles.load(recipe(tmp_path, timm_table(folder)), "cuda:7").signals == ["sexual"]

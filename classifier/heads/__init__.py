@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from classifier.decoding import Array, Preparation
 from classifier.errors import SetupError
+from classifier.heads.weights import Source
 
 Signals: TypeAlias = Mapping[str, float]
 # Waits for what was begun, and gives the signals (0..1) of each frame.
@@ -62,8 +63,39 @@ class Head(Protocol):
         ...
 
 
-# kind → the module with `build(options) -> Head`. Imported only when a recipe names it: torch is large.
+class Plan(Protocol):
+    """What one `[[heads]]` table asks for: every key understood, nothing loaded.
+
+    So that a recipe can be checked and explained where its weights are not.
+    """
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The names of what it gives."""
+        ...
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """Where its models' files come from, as far as that is known; none where a package brings them."""
+        ...
+
+    def load(self) -> Head:
+        """The head, its weights loaded.
+
+        Raises:
+            NotHere: its weights have not been fetched.
+            SetupError: they cannot be used.
+        """
+        ...
+
+    def explain(self, head: Head | None) -> Iterator[tuple[str, str]]:
+        """What there is to know about it, as label and text; `head` where it could be loaded."""
+        ...
+
+
+# kind → the module with `plan(options) -> Plan`. Imported only when a recipe names it: torch is large.
 KINDS: Mapping[str, str] = {
+    "concepts": "classifier.heads.concepts",
     "faces": "classifier.heads.faces",
     "open-nsfw": "classifier.heads.open_nsfw",
     "scripted": "classifier.heads.scripted",
@@ -72,10 +104,16 @@ KINDS: Mapping[str, str] = {
 
 
 class Options:
-    """The keys of one `[[heads]]` table, each to be taken exactly once."""
+    """The keys of one `[[heads]]` table, each to be taken exactly once.
 
-    def __init__(self, where: str, table: Mapping[str, Any]) -> None:
-        self._where, self._left = where, dict(table)
+    Attributes:
+        where: the table, for messages.
+        device: where the caller wants it computed, as torch names it; None leaves it to the head.
+    """
+
+    def __init__(self, where: str, table: Mapping[str, Any], device: str | None = None) -> None:
+        self.where, self.device = where, device
+        self._left = dict(table)
 
     def take(self, key: str, kind: type | tuple[type, ...], *, default: Any = None) -> Any:
         """The value of `key`.
@@ -83,11 +121,22 @@ class Options:
         Raises:
             SetupError: it has another type, or is missing and has no default.
         """
-        value = self._left.pop(key, default)
+        value = self.find(key, kind)
         if value is None:
-            raise SetupError(f"{self._where}: {key} is missing")
-        if not isinstance(value, kind):
-            raise SetupError(f"{self._where}: {key}: {value!r} has the wrong type")
+            value = default
+        if value is None:
+            raise SetupError(f"{self.where}: {key} is missing")
+        return value
+
+    def find(self, key: str, kind: type | tuple[type, ...]) -> Any:
+        """The value of `key`, or None where there is none.
+
+        Raises:
+            SetupError: it has another type.
+        """
+        value = self._left.pop(key, None)
+        if value is not None and not isinstance(value, kind):
+            raise SetupError(f"{self.where}: {key}: {value!r} has the wrong type")
         return value
 
     def done(self) -> None:
@@ -97,16 +146,20 @@ class Options:
             SetupError: one was not.
         """
         if self._left:
-            raise SetupError(f"{self._where}: unknown key {', '.join(sorted(self._left))}")
+            raise SetupError(f"{self.where}: unknown key {', '.join(sorted(self._left))}")
 
 
-def build(where: str, table: Mapping[str, Any]) -> Head:
-    """The head that a recipe's table describes, its weights loaded.
+def plan(where: str, table: Mapping[str, Any], device: str | None = None) -> Plan:
+    """What a recipe's table asks for.
+
+    Args:
+        where: the table, for messages.
+        device: see `Options`.
 
     Raises:
         SetupError: the table is not understood, or what the head needs is not installed.
     """
-    options = Options(where, table)
+    options = Options(where, table, device)
     kind = options.take("kind", str)
     if kind not in KINDS:
         raise SetupError(f"{where}: kind: {kind!r} is none of {', '.join(KINDS)}")
@@ -117,6 +170,6 @@ def build(where: str, table: Mapping[str, Any]) -> Head:
             f"{where}: kind {kind} needs {error.name}, which is not installed; "
             "pip install 'pictrs-gate[starter]' or 'pictrs-gate[classifier]'"
         ) from None
-    head = cast(Callable[[Options], Head], module.build)(options)
+    planned = cast(Callable[[Options], Plan], module.plan)(options)
     options.done()
-    return head
+    return planned

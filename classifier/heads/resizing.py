@@ -1,4 +1,4 @@
-"""The resizing that timm's models are given their pictures with.
+"""The resizing that the models of timm and open_clip are given their pictures with.
 
 Apart from them, because the decoder processes import what prepares a frame. With torch and timm each of
 them would take half a gigabyte, seconds to start, and most of the address space that it may have.
@@ -28,7 +28,7 @@ INTERPOLATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """timm's own evaluation transform up to the tensor: (1, height, width, 3) uint8.
+    """timm's and open_clip's own evaluation transforms up to the tensor: (1, height, width, 3) uint8.
 
     Attributes:
         height, width: of the model's input, in pixels.
@@ -42,6 +42,13 @@ class Resized:
     crop_pct: float
     crop_mode: str
     interpolation: str
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.crop_mode == "squash" and self.crop_pct == 1:
+            return f"{self.width}×{self.height} pixels, the whole picture pressed into them"
+        part = "" if self.crop_pct == 1 else f"{self.crop_pct:.0%} of "
+        return f"{self.width}×{self.height} pixels, {part}the middle of the picture"
 
     def suffices(self, width: int, height: int) -> bool:
         """See `Preparation.suffices`."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from classifier.decoding import Array, Frame
 from classifier.errors import SetupError
-from classifier.heads import Finish, Inputs, Options, Signals
+from classifier.heads import Finish, Head, Inputs, Options, Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,30 @@ class Scripted:
         yield hashlib.sha256(script.encode()).digest()
 
 
-def build(options: Options) -> Scripted:
+@dataclass(frozen=True, slots=True)
+class ScriptedPlan:
+    """See `Scripted`."""
+
+    table: Mapping[str, Signals]
+    otherwise: Signals
+    sources = ()
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """See `Plan.signals`."""
+        return tuple(self.otherwise)
+
+    def load(self) -> Scripted:
+        """See `Plan.load`."""
+        return Scripted(self.table, self.otherwise)
+
+    def explain(self, head: Head | None) -> Iterator[tuple[str, str]]:
+        """See `Plan.explain`."""
+        for signal, value in self.otherwise.items():
+            yield signal, f"from a table of {len(self.table)} files by SHA-256, otherwise {value:g}"
+
+
+def plan(options: Options) -> ScriptedPlan:
     """From a recipe: `otherwise`, a table of signals; `files`, a table of such tables by SHA-256."""
     otherwise = _signals("otherwise", options.take("otherwise", dict))
     files = options.take("files", dict, default={})
@@ -57,7 +80,7 @@ def build(options: Options) -> Scripted:
     unknown = {name for signals in table.values() for name in signals} - otherwise.keys()
     if not otherwise or unknown:
         raise SetupError(f"scripted: otherwise has to name every signal, also {', '.join(sorted(unknown))}")
-    return Scripted(table, otherwise)
+    return ScriptedPlan(table, otherwise)
 
 
 def _signals(where: str, table: Any) -> dict[str, float]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from classifier.errors import SetupError
-from classifier.heads import Finish, Inputs, Options, torchvision_operators
+from classifier.heads import Finish, Head, Inputs, Options, torchvision_operators
 from classifier.heads.resizing import INTERPOLATIONS, Resized
+from classifier.heads.towers import Placement, Tower, fingerprint, placement
+from classifier.heads.weights import Source, first_line, pin, source
 
 torchvision_operators.declare()
 import timm  # noqa: E402
 from timm.data import resolve_model_data_config  # noqa: E402
+
+# Where timm 1.0.31 looks (models/_hub.py), in its order.
+_HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_FOLDER_WEIGHTS = (*_HUB_WEIGHTS, "pytorch_model.pth", "model.pth")
 
 
 class TimmHead:
@@ -23,50 +28,45 @@ class TimmHead:
 
     warning = None
 
-    def __init__(self, model: str, signal: str, classes: Sequence[int | str], device: str) -> None:
+    def __init__(self, model: str, signal: str, classes: Sequence[int | str], placed: Placement) -> None:
         """
         Raises:
             SetupError: the model cannot be loaded, or has no such classes.
         """
         self.signals = (signal,)
-        self._device = torch.device(device)
         try:
-            self._model = timm.create_model(model, pretrained=True)
+            loaded = timm.create_model(model, pretrained=True)
         except Exception as error:  # noqa: BLE001 — timm, the hub and safetensors each have their own
-            raise SetupError(f"timm: {model}: cannot be loaded: {type(error).__name__}: {error}") from None
-        self._model.eval().to(self._device)
-        config = resolve_model_data_config(self._model)
-        _, height, width = config["input_size"]
-        if config["crop_mode"] not in ("center", "squash") or config["interpolation"] not in INTERPOLATIONS:
-            raise SetupError(
-                f"timm: {model}: {config['crop_mode']}, {config['interpolation']}: not understood"
-            )
-        if config["crop_mode"] == "center" and height != width:
-            raise SetupError(f"timm: {model}: an input of {width}×{height} with crop_mode center")
-        self.preparation = Resized(
-            height, width, config["crop_pct"], config["crop_mode"], config["interpolation"]
-        )
-        self._mean, self._std = (
-            torch.tensor(config[name], device=self._device).view(1, 3, 1, 1) for name in ("mean", "std")
-        )
-        self._classes = _class_numbers(model, classes, self._model)
+            raise SetupError(f"timm: {model}: cannot be loaded: {first_line(error)}") from None
+        config = resolve_model_data_config(loaded)
+        self.preparation = _preparation(model, config)
+        numbers = _class_numbers(model, classes, loaded)
+        self._fingerprint = fingerprint(loaded)
+
+        def together(logits: torch.Tensor) -> torch.Tensor:
+            # one logit is a yes or no, several are one choice
+            odds = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+            return odds[:, numbers].sum(dim=1, keepdim=True).clamp(0, 1)
+
+        self._tower = Tower(loaded, together, config["mean"], config["std"], placed)
 
     def begin(self, inputs: Inputs) -> Finish:
         """See `Head.begin`."""
-        batch = torch.from_numpy(np.concatenate(inputs.arrays)).to(self._device)
-        with torch.inference_mode():
-            pixels = batch.permute(0, 3, 1, 2).float() / 255
-            logits = self._model((pixels - self._mean) / self._std).float()
-            # one logit is a yes or no, several are one choice
-            odds = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-            scores = odds[:, self._classes].sum(dim=1).clamp(0, 1).cpu()
-        return lambda: [{self.signals[0]: float(score)} for score in scores]
+        finish = self._tower.begin(inputs)
+        return lambda: [{self.signals[0]: float(score)} for score in finish()[:, 0]]
 
     def fingerprints(self) -> Iterator[bytes]:
-        """See `Head.fingerprints`: of every tensor by name, wherever the file came from."""
-        for name, tensor in sorted(self._model.state_dict().items()):
-            raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            yield hashlib.sha256(name.encode() + raw.tobytes()).digest()
+        """See `Head.fingerprints`."""
+        yield self._fingerprint
+
+
+def _preparation(name: str, config: dict[str, Any]) -> Resized:
+    _, height, width = config["input_size"]
+    if config["crop_mode"] not in ("center", "squash") or config["interpolation"] not in INTERPOLATIONS:
+        raise SetupError(f"timm: {name}: {config['crop_mode']}, {config['interpolation']}: not understood")
+    if config["crop_mode"] == "center" and height != width:
+        raise SetupError(f"timm: {name}: an input of {width}×{height} with crop_mode center")
+    return Resized(height, width, config["crop_pct"], config["crop_mode"], config["interpolation"])
 
 
 def _class_numbers(name: str, classes: Sequence[int | str], model: Any) -> list[int]:
@@ -82,15 +82,69 @@ def _class_numbers(name: str, classes: Sequence[int | str], model: Any) -> list[
     return numbers
 
 
-def build(options: Options) -> TimmHead:
-    """From a recipe: `model` as timm names it, `signal`, `classes` by label or number, `device`."""
+@dataclass(frozen=True, slots=True)
+class TimmPlan:
+    """See `TimmHead`.
+
+    Attributes:
+        source: of the model.
+        sha256: that its file of weights has to have, or None.
+    """
+
+    source: Source
+    signal: str
+    classes: Sequence[int | str]
+    placed: Placement
+    sha256: str | None
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """See `Plan.signals`."""
+        return (self.signal,)
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """See `Plan.sources`."""
+        return (self.source,)
+
+    def load(self) -> TimmHead:
+        """See `Plan.load`."""
+        self.source.bring()
+        self.source.check(self.sha256)
+        return TimmHead(self.source.model, self.signal, self.classes, self.placed)
+
+    def explain(self, head: Head | None) -> Iterator[tuple[str, str]]:
+        """See `Plan.explain`."""
+        classes = " + ".join(f"P({wanted})" for wanted in self.classes)
+        yield self.signal, f"{classes} of a classifier of pictures"
+        yield "takes", str(head.preparation) if head else "known once its files are here"
+        yield "weights", str(self.source)
+        yield "computes", str(self.placed)
+
+
+def plan(options: Options) -> TimmPlan:
+    """From a recipe: `model` as timm names it, `signal`, `classes` by label or number, `sha256`, and the keys
+    of `towers.placement`."""
     classes = options.take("classes", list)
     if not classes or not all(isinstance(wanted, int | str) for wanted in classes):
         raise SetupError("timm: classes: has to be a list of labels or numbers")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    return TimmHead(
-        options.take("model", str),
+    return TimmPlan(
+        _source(options.take("model", str)),
         options.take("signal", str),
         classes,
-        options.take("device", str, default=default),
+        placement(options),
+        pin(options.where, options.find("sha256", str)),
     )
+
+
+def _source(model: str) -> Source:
+    found = source(model, "config.json", _HUB_WEIGHTS, _FOLDER_WEIGHTS)
+    if found is not None:
+        return found
+    built_in = timm.get_pretrained_cfg(model)
+    if built_in is None or not built_in.hf_hub_id:
+        raise SetupError(
+            f"timm: {model}: has to be hf-hub:…, local-dir:…, or one of timm's models with weights"
+        )
+    names = (built_in.hf_hub_filename,) if built_in.hf_hub_filename else _HUB_WEIGHTS
+    return Source(model, built_in.hf_hub_id, None, None, None, names)
