@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import Channel
 from proxy.channels.pop import PopChannel
+from proxy.channels.tls import client_context
+from proxy.channels.worker import Workers
 from proxy.config import ClassifierSection, Config
 from proxy.database import Database, cases
 from proxy.faults import FaultPoint
@@ -65,7 +68,8 @@ class Parts:
     quarantine: Quarantine
     pictrs: Pictrs
     lookout: Lookout
-    workers: PopChannel | None
+    pollers: PopChannel | None
+    workers: Workers | None
     policy: Policy
     known: KnownHashes
     metrics: Metrics
@@ -81,15 +85,24 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     """
     metrics, fault = Metrics(), faults.from_environment()
     policy = policy_of(config)
+    contexts = [_context(index, section) for index, section in enumerate(config.classifiers)]
     quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients), fault)
     database = Database(config.database.url)
     known = KnownHashes(database, config.policy.block_lists)
-    channels = [_channel(section) for section in config.classifiers]
-    workers = next((channel for channel in channels if isinstance(channel, PopChannel)), None)
+    channels = [
+        _channel(section, context)
+        for section, context in zip(config.classifiers, contexts, strict=True)
+        if section.kind != "worker"
+    ]
+    pollers = next((channel for channel in channels if isinstance(channel, PopChannel)), None)
     lookout = Lookout(channels, policy.signals, metrics)
+    tokens = [_token(section) for section in config.classifiers if section.kind == "worker"]
+    workers = Workers(tokens, policy.signals, lookout) if tokens else None
     pictrs = Pictrs(config.pictrs.url, _api_key(config), config.pictrs.timeout_s)
     try:
-        yield Parts(config, database, quarantine, pictrs, lookout, workers, policy, known, metrics, fault)
+        yield Parts(
+            config, database, quarantine, pictrs, lookout, pollers, workers, policy, known, metrics, fault
+        )
     finally:
         await lookout.close()
         await pictrs.close()
@@ -146,6 +159,7 @@ async def serve(config: Config) -> None:
                         networks=tuple(config.internal.scan_networks),
                         largest_bytes=2 * config.pictrs.max_file_size_mb * _MEGABYTE,
                     ),
+                    pollers=made.pollers,
                     workers=made.workers,
                 ),
                 shutdown_s=5.0,
@@ -245,11 +259,23 @@ def _gateway(
     )
 
 
-def _channel(section: ClassifierSection) -> Channel:
-    token = section.token.get_secret_value() if section.token else None
+def _context(index: int, section: ClassifierSection) -> ssl.SSLContext | None:
+    return client_context(
+        f"classifiers.{index}",
+        ca_file=section.ca_file,
+        certificate_file=section.certificate_file,
+        key_file=section.key_file,
+    )
+
+
+def _channel(section: ClassifierSection, context: ssl.SSLContext | None) -> Channel:
     if section.kind == "fedi-safety":
-        return PopChannel(token or "")
-    return HttpChannel(section.url or "", token)
+        return PopChannel(_token(section))
+    return HttpChannel(section.url or "", _token(section) or None, context)
+
+
+def _token(section: ClassifierSection) -> str:
+    return section.token.get_secret_value() if section.token else ""
 
 
 def policy_of(config: Config) -> Policy:

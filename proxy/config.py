@@ -149,19 +149,38 @@ class FetchingSection(Section):
 
 
 class ClassifierSection(Section):
-    """A classifier that the gate calls by HTTP, or workers that poll the gate."""
+    """A classifier that the gate calls by HTTP, or those that come by themselves: they dial in, or poll."""
 
-    kind: Literal["http", "fedi-safety"] = "http"
+    kind: Literal["http", "worker", "fedi-safety"] = "http"
     url: HttpUrl | None = None
     token: Secret | None = None
     token_file: Path | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
         if self.kind == "http" and self.url is None:
-            raise ValueError('url is missing; or set kind = "fedi-safety" for workers that poll the gate')
+            raise ValueError('url is missing; or set kind = "worker" for one that dials in')
         if self.kind == "fedi-safety" and (self.url is not None or not (self.token or self.token_file)):
             raise ValueError("kind fedi-safety has no url; its token or token_file is the workers' apikey")
+        if self.kind == "worker" and (self.url is not None or not (self.token or self.token_file)):
+            raise ValueError("kind worker has no url; token or token_file is what it has to bear")
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_for_https(self) -> Self:
+        if self.url is None or not self.url.startswith("https:"):
+            for key in ("ca_file", "certificate_file", "key_file"):
+                if (file := getattr(self, key)) is not None:
+                    raise ValueError(
+                        f"{key} is {str(file)!r}, which only an https url has a use for; "
+                        "begin url with https:// or leave the key out"
+                    )
+        for key, other in (("certificate_file", "key_file"), ("key_file", "certificate_file")):
+            if (file := getattr(self, key)) is not None and getattr(self, other) is None:
+                raise ValueError(f"{key} is {str(file)!r}, and {other} is missing; set both or neither")
         return self
 
 
@@ -368,7 +387,7 @@ def _keys_at(where: list[str]) -> list[str]:
 def _complete(config: Config, folder: Path) -> Config:
     pictrs = _with_secret(config.pictrs, folder, "pictrs", "api_key")
     classifiers = [
-        _with_secret(section, folder, f"classifiers.{index}", "token")
+        _with_certificates(_with_secret(section, folder, f"classifiers.{index}", "token"), folder)
         for index, section in enumerate(config.classifiers)
     ]
     cases = config.cases
@@ -404,6 +423,11 @@ def _with_secret(section: _Section, folder: Path, key: str, name: str) -> _Secti
         raise ConfigError(f"{key}.{name} and {key}.{name}_file are both set; keep one")
     secret = read_secret(folder / file, f"{key}.{name}_file")
     return section.model_copy(update={name: SecretStr(secret)})
+
+
+def _with_certificates(section: ClassifierSection, folder: Path) -> ClassifierSection:
+    files = {key: getattr(section, key) for key in ("ca_file", "certificate_file", "key_file")}
+    return section.model_copy(update={key: file and folder / file for key, file in files.items()})
 
 
 def read_secret(path: Path, key: str) -> str:

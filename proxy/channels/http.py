@@ -99,7 +99,8 @@ class HttpChannel:
         except TimeoutError:
             raise ChannelError(f"{self.name} did not answer within {within_s:.1f} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ChannelError(f"{self.name} cannot be reached: {_reason(error)}") from None
+            reason = _reason(error, is_https=self.name.startswith("https:"))
+            raise ChannelError(f"{self.name} cannot be reached: {reason}") from None
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -144,10 +145,16 @@ def _noting_reuse() -> aiohttp.TraceConfig:
     return tracing
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, *, is_https: bool) -> str:
     """Why there is no answer, in words that say what to mend where it is the certificates."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        cause = error.certificate_error
-        why = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else str(cause)
+        why = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
         return f"its certificate is not trusted ({why}); see classifiers.ca_file in the configuration"
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error.__cause__
+    asks = "if it asks the gate for a certificate, see classifiers.certificate_file in the configuration"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed ({cause.reason})" + (f"; {asks}" if "ALERT" in str(cause.reason) else "")
+    # The alert is often lost, because the connection is reset behind it.
+    if is_https and isinstance(cause or error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return f"it broke the connection off; {asks}"
     return type(error).__name__
