@@ -112,6 +112,7 @@ async def serve(settings: Settings, serving: Serving, bounds: Bounds) -> None:
             server.application(),
             access_log=None,
             auto_decompress=False,
+            handler_cancellation=True,  # who has hung up is not looked at, and gives its place back
             logger=_quiet_logger(),
             shutdown_timeout=_SHUTDOWN_S,
         )

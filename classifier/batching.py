@@ -16,7 +16,7 @@ from itertools import chain
 
 from classifier.decoding import Prepared
 from classifier.ensembles import Ensemble
-from classifier.errors import deadline_exceeded, error_place, models_failed
+from classifier.errors import Rejection, deadline_exceeded, error_place, models_failed, overloaded
 from classifier.heads import Finish, Signals
 from classifier.turns import Priority
 
@@ -50,6 +50,11 @@ class _File:
     began: float | None = None
     signals: dict[int, Signals] = field(default_factory=dict)
 
+    def fail(self, rejection: Rejection) -> None:
+        """Tells whoever waits, if somebody still does, that there will be no signals."""
+        if not self.done.done():
+            self.done.set_exception(rejection)
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -69,11 +74,6 @@ class _Part:
         file.signals.update(zip(range(self.start, self.stop), signals, strict=True))
         if len(file.signals) == len(file.frames) and not file.done.done():
             file.done.set_result(None)
-
-    def fail(self) -> None:
-        """Tells the file that there will be none."""
-        if not self.file.done.done():
-            self.file.done.set_exception(models_failed())
 
 
 class _Replica:
@@ -116,6 +116,8 @@ class Batcher:
         self._most, self._wait_s = most, max_wait_ms / 1000
         self._others_come, self._observe = others_come, observe
         self._waiting: dict[Priority, dict[_File, None]] = {priority: {} for priority in Priority}
+        self._here: set[_File] = set()  # those that somebody waits for, taken or not
+        self._closed = False
         self._came = asyncio.Event()
         self._collecting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,6 +129,9 @@ class Batcher:
 
     async def close(self) -> None:
         """Lets nothing wait any longer, and waits for what the cards are doing."""
+        self._closed = True
+        for file in self._here:
+            file.fail(_stopping())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -141,12 +146,15 @@ class Batcher:
             deadline: on the event loop's clock.
 
         Raises:
-            Rejection: the deadline came first, or the models fail.
+            Rejection: the deadline came first, the models fail, or it is closed.
         """
+        if self._closed:
+            raise _stopping()
         loop = asyncio.get_running_loop()
         file = _File(frames, loop.time(), loop.create_future())
         queue = self._waiting[priority]
         queue[file] = None
+        self._here.add(file)
         self._came.set()
         try:
             async with asyncio.timeout_at(deadline):
@@ -155,6 +163,7 @@ class Batcher:
             raise deadline_exceeded() from None
         finally:
             queue.pop(file, None)  # nobody waits for what is left of it
+            self._here.discard(file)
         return Scored([file.signals[place] for place in range(len(frames))], file.began or file.since)
 
     def no_more_come(self) -> None:
@@ -210,7 +219,7 @@ class Batcher:
                 except Exception as error:  # noqa: BLE001 — as above
                     log.error("the models fail: %s", error_place(error))
             if not given:
-                part.fail()
+                part.file.fail(models_failed())
 
     async def _rest(self, replica: _Replica) -> None:
         """A replica that fails again and again lets the others go first, or it would take all the work."""
@@ -264,3 +273,7 @@ class Batcher:
 
 def _begin(ensemble: Ensemble, batch: Sequence[_Part]) -> Finish:
     return ensemble.begin([frame for part in batch for frame in part.frames])
+
+
+def _stopping() -> Rejection:
+    return overloaded("the classifier is stopping")

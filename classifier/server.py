@@ -71,6 +71,7 @@ class Server:
     async def _part_after(self, _request: web.Request, response: web.StreamResponse) -> None:
         if self._is_draining:
             response.force_close()
+            response.headers["Connection"] = "close"  # aiohttp has written its own by now, without
 
     def _check_token(self, request: web.Request) -> None:
         if not self._tokens:

@@ -42,8 +42,10 @@ class Shared(Generic[T]):
         loop = asyncio.get_running_loop()
         while True:
             look = self._under_way.get(key)
-            is_own = look is None
-            if look is None:
+            # One that has just ended may stand there until asyncio comes to `_forget`; to take its answer
+            # again and again would keep it from coming.
+            is_own = look is None or look.task.done()
+            if look is None or is_own:
                 look = self._begin(key, start(deadline))
             try:
                 return await self._wait(key, look, deadline)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
 
 BOUNDARY = "----a-boundary-as-browsers-make-them"
 
@@ -44,11 +47,24 @@ def send(
         for name, value in sent.items():
             connection.putheader(name, value)
         connection.endheaders(body or None)
-        response = connection.getresponse()
-        names = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, names, response.read())
+        return _read(connection.getresponse())
     finally:
         connection.close()
+
+
+def answer_of(connection: socket.socket) -> Answer:
+    """The next answer on a connection, to a request other than HEAD."""
+    response = http.client.HTTPResponse(connection)
+    try:
+        response.begin()
+        return _read(response)
+    finally:
+        response.close()
+
+
+def _read(response: http.client.HTTPResponse) -> Answer:
+    names = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, names, response.read())
 
 
 def get(base_url: str, target: str, **headers: str) -> Answer:
@@ -56,6 +72,13 @@ def get(base_url: str, target: str, **headers: str) -> Answer:
     return send(
         base_url, "GET", target, headers={name.replace("_", "-"): value for name, value in headers.items()}
     )
+
+
+def metric(base_url: str, sample: str, **labels: str) -> float:
+    """A sample of `/metrics`, 0 where there is none."""
+    text = get(base_url, "/metrics").body.decode()
+    samples = (one for family in text_string_to_metric_families(text) for one in family.samples)
+    return sum(one.value for one in samples if one.name == sample and labels.items() <= one.labels.items())
 
 
 def form(

@@ -35,6 +35,11 @@ def png(size: tuple[int, int] = DRAWN_SIZE, seed: int = 0) -> bytes:
     return encode(draw(size, seed), "PNG")
 
 
+def blank_png(size: tuple[int, int], grey: int = 128) -> bytes:
+    """A PNG of one colour: however large, a small file, and slow to decode."""
+    return encode(Image.new("L", size, grey), "PNG")
+
+
 def jpeg(size: tuple[int, int] = (640, 480), seed: int = 0, **options: Any) -> bytes:
     """A drawn JPEG."""
     return encode(draw(size, seed), "JPEG", **options)
