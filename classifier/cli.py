@@ -175,11 +175,11 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, password="")  # or OpenSSL asks whoever is at the terminal
     except OSError as error:  # an SSLError is one, too
         raise SetupError(
             f"--tls-certificate {certificate}: {error.strerror or error}; it and --tls-key have to be PEM "
-            "files that belong together"
+            "files that belong together, the key without a pass phrase"
         ) from None
     if client_ca is not None:
         try:

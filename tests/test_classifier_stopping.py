@@ -1,0 +1,128 @@
+"""A stop loses no answer: what has come is answered, and everybody is told that it was the last time."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import pictures
+from tests.client import Answer, answer_of, metric
+from tests.gate import TOKEN, Classifier, scripted
+
+CLIENTS = 16
+
+
+class Client:
+    """A connection that is kept between requests."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", classifier.port), timeout=60)
+
+    def ask(self, method: str, path: str, body: bytes = b"", *, sent: int | None = None) -> None:
+        """Sends a request, of its body only `sent` bytes."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {TOKEN}"]
+        head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
+        self.send(head.encode() + body[:sent])
+
+    def send(self, content: bytes) -> None:
+        self._socket.sendall(content)
+
+    def answer(self) -> Answer:
+        return answer_of(self._socket)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def is_last(answer: Answer) -> bool:
+    """Whether the connection ends with it, as it says itself."""
+    return answer.headers.get("connection", "").lower() == "close"
+
+
+def until(holds: Callable[[], bool], within_s: float = 30) -> None:
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Classifier:
+    return Classifier(tmp_path, ensemble=scripted(tmp_path, {}), options=["--workers", "1"])
+
+
+def stop(classifier: Classifier) -> None:
+    classifier.program.process.send_signal(signal.SIGTERM)
+
+
+def test_a_stop_under_load_answers_every_request(running: Classifier) -> None:
+    statuses: list[list[int]] = [[] for _ in range(CLIENTS)]
+    parted: list[int] = []
+
+    def ask_as_fast_as_it_can(number: int) -> None:
+        """Whoever is not told that it was the last answer asks again, and has a right to the next one."""
+        client, last = Client(running), False
+        while not last:
+            content = pictures.png((64, 64), seed=100 * number + len(statuses[number]) % 100)
+            client.ask("POST", "/v1/classify", content)
+            answer = client.answer()
+            statuses[number].append(answer.status)
+            last = is_last(answer)
+        parted.append(number)
+        client.close()
+
+    threads = [threading.Thread(target=ask_as_fast_as_it_can, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    until(lambda: all(len(own) >= 3 for own in statuses))
+    stop(running)
+    for thread in threads:
+        thread.join(60)
+    assert sorted(parted) == list(range(CLIENTS))
+    assert {status for own in statuses for status in own} == {200}
+    assert running.program.process.wait(30) == 0
+
+
+def test_what_is_being_looked_at_when_it_stops_is_answered(running: Classifier) -> None:
+    idle = Client(running)
+    idle.ask("GET", "/readyz")
+    assert idle.answer().status == 200
+    late, half, slow = Client(running), Client(running), [Client(running) for _ in range(4)]
+    content, large = pictures.png(seed=2), [pictures.blank_png((7900, 7900), grey) for grey in range(4)]
+    half.ask("POST", "/v1/classify", content, sent=100)
+    for client, body in zip(slow, large, strict=True):
+        client.ask("POST", "/v1/classify", body)
+    until(lambda: metric(running.url, "pictrs_classifier_waiting") == 5)
+    stop(running)
+    until(lambda: "stopping:" in running.program.output())
+    idle.ask("GET", "/readyz")
+    readiness = idle.answer()
+    assert (readiness.status, is_last(readiness)) == (503, True)
+    with pytest.raises(ConnectionRefusedError):
+        Client(running)
+    # one that has its connection may still ask, and is answered
+    late.ask("POST", "/v1/classify", pictures.png(seed=1))
+    half.send(content[100:])
+    for client in [*slow, late, half]:
+        answer = client.answer()
+        assert (answer.status, is_last(answer)) == (200, True)
+    assert running.program.process.wait(30) == 0
+
+
+def test_who_only_holds_a_connection_keeps_nobody_from_stopping(running: Classifier) -> None:
+    silent = Client(running)
+    half = Client(running)
+    half.ask("GET", "/healthz")
+    assert half.answer().status == 200
+    began = time.monotonic()
+    stop(running)
+    assert running.program.process.wait(30) == 0
+    assert time.monotonic() - began < 15
+    for client in (silent, half):
+        client.close()
