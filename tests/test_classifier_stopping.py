@@ -65,7 +65,7 @@ def test_a_stop_under_load_answers_every_request(running: Classifier) -> None:
     statuses: list[list[int]] = [[] for _ in range(CLIENTS)]
     parted: list[int] = []
 
-    def ask_as_fast_as_it_can(number: int) -> None:
+    def ask_again_and_again(number: int) -> None:
         """Whoever is not told that it was the last answer asks again, and has a right to the next one."""
         client, last = Client(running), False
         while not last:
@@ -74,10 +74,11 @@ def test_a_stop_under_load_answers_every_request(running: Classifier) -> None:
             answer = client.answer()
             statuses[number].append(answer.status)
             last = is_last(answer)
+            time.sleep(0.2 * (number % 2))  # every other one has to think first
         parted.append(number)
         client.close()
 
-    threads = [threading.Thread(target=ask_as_fast_as_it_can, args=(number,)) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=ask_again_and_again, args=(number,)) for number in range(CLIENTS)]
     for thread in threads:
         thread.start()
     until(lambda: all(len(own) >= 3 for own in statuses))
