@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -230,6 +230,8 @@ async def test_the_only_one_is_asked_about_the_next_file_although_it_failed(fake
         assert isinstance(await made.look(), Seen)
         assert time.monotonic() - began < 0.9  # sooner than any probe
         assert made.fit(only) == 1
+        await asyncio.sleep(1.3)
+        assert len(only.asked) == files_asked(only) == 2  # and then none is needed
 
 
 async def test_an_ejected_one_is_asked_where_the_others_fail(fakes: NewFake) -> None:
@@ -388,14 +390,14 @@ async def test_nothing_is_probed_any_more_at_the_end(fakes: NewFake, ending: str
     failing = fakes(broken)
     made = Looking(failing.url)
     assert isinstance(await made.look(), Unseen)
-    before = asyncio.all_tasks()
-    steps: list[Awaitable[None]] = [made.lookout.close(), made.channels[0].close()]
+    assert len(asyncio.all_tasks()) == 2
     if ending == "remove":
         made.lookout.remove(made.channels[0])
-    for step in steps:
-        await step
-    await asyncio.sleep(0)
-    assert len(before) > 1 and asyncio.all_tasks() == {asyncio.current_task()}
+        await asyncio.sleep(0.1)
+    else:
+        await made.lookout.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await made.channels[0].close()
 
 
 def test_the_time_until_a_probe_doubles_up_to_a_minute_and_starts_over_after_a_success() -> None:
@@ -409,6 +411,12 @@ def test_the_time_until_a_probe_doubles_up_to_a_minute_and_starts_over_after_a_s
     assert health.failed(began=11.0, now=12.0) and health.probe_at == 72.0
     assert health.succeeded() and not health.succeeded()
     assert health.failed(began=13.0, now=14.0) and health.probe_at == 15.0
+
+
+def test_what_is_asked_for_want_of_a_better_and_fails_again_is_probed_no_later() -> None:
+    health = Health()
+    assert health.failed(began=0.0, now=10.0)
+    assert not health.failed(began=10.5, now=10.9) and health.probe_at == 11.0
 
 
 def test_what_was_under_way_before_an_ejection_does_not_fail_a_trial() -> None:
