@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,19 @@ def timm_model(
 
 
 def clip_model(
-    folder: Path, *, seed: int = 0, change: Callable[[Any], None] | None = None, **preprocess: Any
+    folder: Path,
+    *,
+    seed: int = 0,
+    siglip: bool = False,
+    text: Mapping[str, Any] | None = None,
+    change: Callable[[Any], None] | None = None,
+    **preprocess: Any,
 ) -> Path:
     """A CLIP of 48×48 pixels, with open_clip's own tokenizer.
 
     Args:
+        siglip: built as SigLIP is: an image tower of timm's (160×160 pixels), the text tower apart, a bias.
+        text: overrides of its `text_cfg`.
         change: of the model, before it is saved.
         preprocess: overrides of its `preprocess_cfg`.
     """
@@ -83,21 +91,38 @@ def clip_model(
     import torch
     from safetensors.torch import save_file
 
-    described = {
-        "model_cfg": {
-            "embed_dim": 16,
-            "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32},
-            "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+    vision = {"image_size": 48, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
+    by_timm = {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear"}
+    config: dict[str, Any] = {
+        "embed_dim": 16,
+        "vision_cfg": by_timm if siglip else vision,
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 2,
+            **(text or {}),
         },
-        "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], **preprocess},
     }
     torch.manual_seed(seed)
-    model = open_clip.model.CLIP(**described["model_cfg"])
+    if siglip:
+        config["init_logit_bias"] = -10
+        model: Any = open_clip.model.CustomTextCLIP(**config)
+        config["custom_text"] = True
+        last = model.visual.head.proj.weight
+    else:
+        model = open_clip.model.CLIP(**config)
+        last = model.visual.proj
     # As initialised, all pictures look alike to it: its last projection is made to matter.
-    torch.nn.init.normal_(model.visual.proj, std=1.0)
+    torch.nn.init.normal_(last, std=1.0)
     if change is not None:
         change(model)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    described = {
+        "model_cfg": config,
+        "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], **preprocess},
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(described))
     return folder

@@ -129,10 +129,17 @@ def _how(origin: Source) -> dict[str, str]:
     """What phrases' embeddings depend on, beside the weights."""
     config = origin.config_file
     tokenizer = _tokenizer(origin)
+    if tokenizer is not None:
+        try:
+            tokenizer += f", transformers {metadata.version('transformers')}"
+        except metadata.PackageNotFoundError:
+            raise SetupError(
+                f"concepts: {origin.model}: its tokenizer needs transformers; pip install transformers"
+            ) from None
     return {
         "configuration": sha256_of(config) if config else "",
         "open_clip": metadata.version("open_clip_torch"),
-        "tokenizer": f"{tokenizer}, transformers {metadata.version('transformers')}" if tokenizer else "own",
+        "tokenizer": tokenizer or "own",
     }
 
 
