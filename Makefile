@@ -4,6 +4,7 @@
 #   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
+#   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 5 minutes, on a GPU where there is one
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
 #   make lint / make format          ruff and mypy / ruff
 #   make clean                       back to a fresh clone
@@ -12,7 +13,7 @@ PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check --quiet
 CONSTRAINTS = .ci/constraints.txt
 
-.PHONY: demo test fuzz bench pict-rs lint format clean
+.PHONY: demo test fuzz bench bench-classifier pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
@@ -29,6 +30,9 @@ fuzz: .venv/made
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light
 	.venv/bin/python -m tests.bench $(ARGS)
+
+bench-classifier: .venv/made
+	.venv/bin/python -m tests.bench.classifier $(ARGS)
 
 pict-rs:
 	tests/pictrs/install.sh

@@ -76,10 +76,13 @@ def build_engine(settings: Settings, metrics: Metrics) -> Engine:
         SetupError: the ensemble cannot be built.
     """
     replicas = load(settings.ensemble, settings.devices)
-    batch = settings.batch or (_BATCH_GPU if devices.is_gpu() else _BATCH_CPU)
+    on_gpu = devices.is_gpu() and all(device.startswith("cuda") for device in settings.devices)
+    batching = Batching(
+        settings.batch or (_BATCH_GPU if on_gpu else _BATCH_CPU), settings.max_wait_ms, mixed=on_gpu
+    )
     pool = DecodingPool(settings.workers, replicas[0].preparations, settings.limits)
     devices.watch_memory(metrics)
-    return Engine(replicas, pool, Batching(batch, settings.max_wait_ms), metrics)
+    return Engine(replicas, pool, batching, metrics)
 
 
 def load(name_or_path: str, asked: Sequence[str] = ()) -> Sequence[Ensemble]:

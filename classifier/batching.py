@@ -101,6 +101,7 @@ class Batcher:
         *,
         most: int,
         max_wait_ms: float,
+        mixed: bool = True,
         others_come: Callable[[], bool] = lambda: True,
         observe: Callable[[int], object] = lambda frames: None,
     ) -> None:
@@ -109,11 +110,13 @@ class Batcher:
             replicas: the same ensemble, once a card.
             most: frames of one batch.
             max_wait_ms: milliseconds that a batch waits for more frames.
+            mixed: whether backfill gets the places that live frames leave in a batch. Where every frame costs
+                a batch its time, as on a CPU, an upload would wait for strangers; they go after it there.
             others_come: whether frames are on their way that could join a batch.
             observe: is told the number of frames of each batch.
         """
         self._replicas = [_Replica(ensemble) for ensemble in replicas]
-        self._most, self._wait_s = most, max_wait_ms / 1000
+        self._most, self._wait_s, self._mixed = most, max_wait_ms / 1000, mixed
         self._others_come, self._observe = others_come, observe
         self._waiting: dict[Priority, dict[_File, None]] = {priority: {} for priority in Priority}
         self._here: set[_File] = set()  # those that somebody waits for, taken or not
@@ -254,6 +257,8 @@ class Batcher:
         batch: list[_Part] = []
         room = self._most
         for queue in self._waiting.values():
+            if batch and not self._mixed:
+                return batch
             for file in list(queue):
                 part = _Part(file, file.taken, min(len(file.frames), file.taken + room))
                 file.taken, file.began = part.stop, file.began or now

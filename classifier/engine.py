@@ -56,10 +56,12 @@ class Batching:
     Attributes:
         most: frames of one batch.
         max_wait_ms: milliseconds that a batch waits for more frames.
+        mixed: see `Batcher`.
     """
 
     most: int = 8
     max_wait_ms: float = 2.0
+    mixed: bool = True
 
 
 class Engine:
@@ -83,6 +85,7 @@ class Engine:
             replicas,
             most=batching.most,
             max_wait_ms=batching.max_wait_ms,
+            mixed=batching.mixed,
             others_come=lambda: self._decoding > 0,
             observe=metrics.batch_frames.observe,
         )

@@ -71,8 +71,35 @@ def scripted(
     return recipe
 
 
+class DialledIn:
+    """A running `pictrs-classifier connect`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        *,
+        ensemble: str | Path,
+        options: Sequence[str | Path] = (),
+        until: str = "linked to",
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        token_file = folder / "token"
+        token_file.write_text(TOKEN)
+        words = ["connect", url, "--ensemble", ensemble, "--token-file", token_file, *options]
+        self.program = Program([_BIN / "pictrs-classifier", *words], folder / "classifier.log")
+        self.program.wait_until(lambda: until in self.program.output(), within_s=60)
+
+    def stop(self) -> int:
+        """Ends it; returns its exit status."""
+        return self.program.stop()
+
+
 class Gate:
-    """A running `pictrs-gate` with keys, cases and database in a folder of its own."""
+    """A running `pictrs-gate` with keys, cases and database in a folder of its own.
+
+    Without a `classifier_url` its classifiers dial in.
+    """
 
     def __init__(
         self,
@@ -80,7 +107,7 @@ class Gate:
         *,
         pictrs_url: str,
         api_key: str | None,
-        classifier_url: str,
+        classifier_url: str | None,
         rules: Sequence[Mapping[str, Any]] = RULES,
         policy: Mapping[str, Any] | None = None,
         pictrs: Mapping[str, Any] | None = None,
@@ -116,7 +143,8 @@ class Gate:
             "database": {"url": "sqlite:///gate.db"},
         }
         tables = [(f"[{name}]", values) for name, values in sections.items()]
-        tables.append(("[[classifiers]]", {"url": classifier_url, "token_file": "classifier-token"}))
+        asked = {"kind": "worker"} if classifier_url is None else {"url": classifier_url}
+        tables.append(("[[classifiers]]", {**asked, "token_file": "classifier-token"}))
         tables += [("[[policy.rules]]", rule) for rule in rules]
         self.config.write_text("\n".join(_table(head, values) for head, values in tables))
         self.program: Program | None = None

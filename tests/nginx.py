@@ -11,7 +11,7 @@ import pytest
 from tests.processes import Program, answers, free_port
 
 SITES = Path(__file__).parent.parent / "nginx"
-BETWEEN, PUBLIC = "pictrs-gate.conf", "pictrs-gate-public.conf"
+BETWEEN, PUBLIC, WORKER = "pictrs-gate.conf", "pictrs-gate-public.conf", "pictrs-gate-worker.conf"
 _LISTEN = {BETWEEN: 8536, PUBLIC: 8537}
 _SECOND_GATE = "# server 127.0.0.1:8082"
 

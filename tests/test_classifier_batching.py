@@ -33,10 +33,15 @@ async def batcher(
     *heads: Naming,
     most: int = 4,
     max_wait_ms: float = FOREVER_MS,
+    mixed: bool = True,
     others_come: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Batcher]:
     running = Batcher(
-        [ensemble(head) for head in heads], most=most, max_wait_ms=max_wait_ms, others_come=others_come
+        [ensemble(head) for head in heads],
+        most=most,
+        max_wait_ms=max_wait_ms,
+        mixed=mixed,
+        others_come=others_come,
     )
     running.start()
     try:
@@ -115,10 +120,17 @@ async def test_a_batch_leaves_when_what_was_on_its_way_does_not_come() -> None:
 # --- who is in it ---
 
 
-async def test_live_goes_before_backfill_which_gets_the_places_that_live_leaves() -> None:
+@pytest.mark.parametrize(
+    ("mixed", "batches"),
+    [(True, [[1], [20, 21, 10, 11], [12]]), (False, [[1], [20, 21], [10, 11, 12]])],
+    ids=["on a card", "on a CPU"],
+)
+async def test_live_goes_before_backfill_which_gets_the_places_that_live_leaves(
+    mixed: bool, batches: list[list[int]]
+) -> None:
     head = Naming()
     head.goes.clear()
-    async with batcher(head) as running:
+    async with batcher(head, mixed=mixed) as running:
         files = [await asked(running, 1, priority=BACKFILL)]
         await head.until_busy()
         files += [await asked(running, name, priority=BACKFILL) for name in (10, 11, 12)]
@@ -126,7 +138,7 @@ async def test_live_goes_before_backfill_which_gets_the_places_that_live_leaves(
         head.goes.set()
         for file in files:
             await outcome(file)
-    assert head.batches == [[1], [20, 21, 10, 11], [12]]
+    assert head.batches == batches
 
 
 async def test_a_file_of_more_frames_than_a_batch_comes_back_whole_and_in_order() -> None:
