@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
 import signal
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 60.0
 _PARTING_S = 1.0
 _SHUTDOWN_S = 15.0
+_CLOSE_S = 15.0
+# Of a connection without a request, or with half a head of one. aiohttp's own is an hour.
+_IDLE_S = 75.0
 # A GPU is kept busy by large batches; a CPU computes no faster for them, and an upload waits for a whole one.
 _BATCH_GPU, _BATCH_CPU = 32, 4
 
@@ -80,7 +85,7 @@ def build_engine(settings: Settings, metrics: Metrics) -> Engine:
     batching = Batching(
         settings.batch or (_BATCH_GPU if on_gpu else _BATCH_CPU), settings.max_wait_ms, mixed=on_gpu
     )
-    pool = DecodingPool(settings.workers, replicas[0].preparations, settings.limits)
+    pool = DecodingPool(settings.workers, replicas[0].preparations, settings.limits, live_only=1)
     devices.watch_memory(metrics)
     return Engine(replicas, pool, batching, metrics)
 
@@ -107,6 +112,7 @@ async def serve(settings: Settings, serving: Serving, bounds: Bounds) -> None:
     Raises:
         SetupError: it cannot start; the message says what to mend.
     """
+    _allow_open_files()
     metrics = Metrics()
     async with _running(settings, metrics) as engine:
         service = Service(engine, bounds, metrics)
@@ -118,6 +124,7 @@ async def serve(settings: Settings, serving: Serving, bounds: Bounds) -> None:
             handler_cancellation=True,  # who has hung up is not looked at, and gives its place back
             logger=_quiet_logger(),
             shutdown_timeout=_SHUTDOWN_S,
+            keepalive_timeout=_IDLE_S,
         )
         await runner.setup()
         try:
@@ -188,7 +195,14 @@ async def _running(settings: Settings, metrics: Metrics) -> AsyncIterator[Engine
         await engine.start()
         yield engine
     finally:
-        await engine.close()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await engine.close()
+        except TimeoutError:
+            # The interpreter's end would wait for the threads that hang in a card's driver.
+            log.error("the models hang, and are left behind")
+            logging.shutdown()
+            os._exit(1)
 
 
 def _stopping() -> asyncio.Event:
@@ -197,6 +211,12 @@ def _stopping() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+def _allow_open_files() -> None:
+    """As many connections as the system lets this process have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _until_empty(service: Service) -> None:

@@ -180,11 +180,11 @@ class _Link:
                 if message.type is aiohttp.WSMsgType.BINARY:
                     self._take_piece(message.data)
                 elif message.type is aiohttp.WSMsgType.TEXT:
-                    said = json.loads(message.data)
+                    said = _object(message.data)
                     if "bye" in said:
                         return "the gate said goodbye"
                     self._take(said)
-            except (LookupError, RecursionError, TypeError, ValueError):
+            except (ArithmeticError, LookupError, TypeError, ValueError):
                 return "the gate said something that is not of the protocol"
         return f"the link is closed ({self._socket.close_code})"
 
@@ -196,6 +196,7 @@ class _Link:
     def _take(self, message: Mapping[str, Any]) -> None:
         if (number := message.get("cancel")) is not None:
             if number in self._answers:
+                self._bodies.pop(number, None)
                 self._answers[number].cancel()
             return
         number, size = int(message["classify"]), int(message["size"])
@@ -203,24 +204,40 @@ class _Link:
             raise ValueError("a number that is taken")
         body = self._bodies[number] = _Body(size)
         asked = Asked(str(message["priority"]), str(message["deadline_ms"]), size, body.read)
-        self._answers[number] = asyncio.create_task(self._answer(number, asked))
+        task = self._answers[number] = asyncio.create_task(self._answer(number, asked))
+        task.add_done_callback(lambda _: self._forget(number))  # also where it was cancelled before it began
+
+    def _forget(self, number: int) -> None:
+        self._bodies.pop(number, None)
+        self._answers.pop(number, None)
 
     async def _answer(self, number: int, asked: Asked) -> None:
-        try:
-            reply = await self._service.classify(asked)
-            self._bodies.pop(number, None)
-            answer = {
-                "answer": number,
-                "status": reply.status,
-                "retry_after_s": reply.retry_after_s,
-                "content": reply.content,
-            }
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                await self._send(answer)
-        finally:
-            self._bodies.pop(number, None)
-            self._answers.pop(number, None)
+        reply = await self._service.classify(asked)
+        self._bodies.pop(number, None)  # what comes of it now is not wanted
+        answer = {
+            "answer": number,
+            "status": reply.status,
+            "retry_after_s": reply.retry_after_s,
+            "content": reply.content,
+        }
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            await self._send(answer)
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         async with asyncio.timeout(_SEND_S):
             await self._socket.send_str(json.dumps(message))
+
+
+def _object(message: str) -> Mapping[str, Any]:
+    """The JSON object of a message.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        content = json.loads(message)
+    except RecursionError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("a message is not a JSON object")
+    return content

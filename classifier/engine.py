@@ -14,7 +14,7 @@ from classifier.batching import Batcher
 from classifier.decoding import Decoded, Hashes, Media
 from classifier.decoding.pool import DecodingPool
 from classifier.ensembles import Ensemble, strongest
-from classifier.errors import Rejection, SetupError
+from classifier.errors import Rejection, SetupError, deadline_exceeded
 from classifier.heads import Signals
 from classifier.metrics import Metrics
 from classifier.remembering import Memory
@@ -129,7 +129,11 @@ class Engine:
         if len(content) <= _HASHED_AT_ONCE:
             digest = hashlib.sha256(content).digest()
         else:
-            digest = await asyncio.to_thread(_digest, content)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    digest = await asyncio.to_thread(_digest, content)
+            except TimeoutError:
+                raise deadline_exceeded() from None
         return await self._shared.look(
             (digest, priority), deadline, lambda until: self._look(content, priority, until)
         )

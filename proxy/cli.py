@@ -132,6 +132,10 @@ async def _backfill_run(options: argparse.Namespace) -> int:
         console.print(f"run {run.id}: {run.looked_at} files looked at, {run.unreadable} unreadable")
 
     config = load(options.config)
+    if all(section.url is None for section in config.classifiers):
+        raise ConfigError(
+            "classifiers: a backfill is a program that nobody dials, so it needs a classifier with a url"
+        )
     if options.report is not None:
         await asyncio.to_thread(_check_writable, options.report)  # not only after hours
     async with app.parts(config) as made:

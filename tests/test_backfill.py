@@ -313,3 +313,10 @@ def test_a_report_of_any_length_is_json() -> None:
         write_json(into, one, hits, [])
         report = json.loads(into.getvalue())
         assert (len(report["hits"]), report["unreadable_files"]) == (count, [])
+
+
+def test_a_backfill_whose_classifiers_only_dial_the_gate_says_what_it_needs(tmp_path: Path) -> None:
+    gate = Gate(tmp_path, pictrs_url="http://127.0.0.1:9", api_key="k", classifier_url=None, start=False)
+    ended = run(gate, check=False)
+    assert ended.returncode == 1
+    assert "needs a classifier with a url" in ended.stderr

@@ -248,7 +248,7 @@ async def test_an_ejected_one_is_asked_where_the_others_fail(fakes: NewFake) -> 
 async def test_while_the_others_are_overloaded_an_ejected_one_costs_no_time(
     fakes: NewFake, hung: threading.Event
 ) -> None:
-    answers: Iterator[Answer] = iter([seen, overloaded("0.5")])
+    answers: Iterator[Answer] = iter([seen, overloaded("0.9")])
 
     def hang(_: Asked) -> Reply:
         hung.wait(LONG_S)
@@ -262,6 +262,22 @@ async def test_while_the_others_are_overloaded_an_ejected_one_costs_no_time(
         assert isinstance(await made.look(within_s=6), Seen)
         assert time.monotonic() - began < 2
         assert files_asked(hanging) == 2
+
+
+async def test_while_the_others_are_overloaded_what_is_well_again_gets_the_time_it_needs(
+    fakes: NewFake,
+) -> None:
+    def slow(_: Asked) -> Reply:
+        time.sleep(1)
+        return json_reply(200, SEEN)
+
+    answers: Iterator[Answer] = iter([broken])
+    recovering = fakes(lambda asked: next(answers, slow)(asked))
+    async with looking(recovering, fakes(overloaded("0.25"))) as made:
+        assert isinstance(await made.look(within_s=0.8), Unseen)
+        looks = await asyncio.gather(*(made.look(within_s=8) for _ in range(10)))
+        assert [type(look) for look in looks] == [Seen] * 10
+        assert files_asked(recovering) < 30
 
 
 async def test_a_failure_of_many_at_once_is_one(fakes: NewFake) -> None:

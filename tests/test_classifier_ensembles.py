@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,24 @@ def test_the_version_changes_with_a_weight_with_the_recipe_and_with_nothing_else
     assert len({first, *others}) == 5
 
 
+def test_the_version_changes_with_what_the_model_s_own_configuration_makes_of_its_weights(
+    tmp_path: Path,
+) -> None:
+    def version(**config: object) -> str:
+        folder = timm_model(tmp_path / "model", **config)
+        return ensembles.load(recipe(tmp_path, timm_table(folder))).version
+
+    first = version()
+    assert version() == first
+    relabelled = timm_model(tmp_path / "model")
+    described = json.loads((relabelled / "config.json").read_text())
+    described["label_names"].reverse()
+    (relabelled / "config.json").write_text(json.dumps(described))
+    swapped = ensembles.load(recipe(tmp_path, timm_table(relabelled))).version
+    others = [version(mean=[0.1, 0.1, 0.1]), version(crop_pct=1.0), version(interpolation="bilinear")]
+    assert len({first, swapped, *others}) == 5
+
+
 def test_the_version_is_that_of_the_weights_in_whatever_precision_they_compute(tmp_path: Path) -> None:
     folder = timm_model(tmp_path / "model")
     fingerprints = [
@@ -100,14 +119,14 @@ def test_info_explains_an_ensemble(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = timm_model(tmp_path / "model")
     path = recipe(tmp_path, timm_table(folder, weak="pictures of the night"))
     assert cli.main(["info", path]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     for expected in (
-        f"version    {ensembles.load(path).version}",
-        "sexual     P(unsafe)",
-        "takes      160×160 pixels, 90% of the middle of the picture",
-        "model.safetensors,\n           1.2 MB, is here",
-        "computes   on cpu in float32",
-        "weak at    pictures of the night",
+        f"version {ensembles.load(path).version}",
+        "sexual P(unsafe)",
+        "takes 160×160 pixels, 90% of the middle of the picture",
+        "model.safetensors, 1.2 MB, is here",
+        "computes on cpu in float32",
+        "weak at pictures of the night",
     ):
         assert expected in said, said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -203,3 +204,40 @@ async def test_a_backfill_that_takes_every_place_turns_no_upload_away() -> None:
             assert await classify("live") == 429
             head.released.set()
             assert [await backfill, await live] == [200, 200]
+
+
+async def test_backfill_never_has_the_decoder_that_is_kept_for_live_files() -> None:
+    async with hanging_decoders(2, live_only=1) as pool:
+        films = [
+            asyncio.create_task(pool.decode(pictures.png((40, 40)), priority=BACKFILL, deadline=in_s(60)))
+            for _ in range(4)
+        ]
+        await asyncio.sleep(0.3)
+        decoded, _ = await pool.decode(pictures.png((50, 40)), priority=LIVE, deadline=in_s(20))
+        assert decoded.media.width == 50
+        for film in films:
+            film.cancel()
+        await asyncio.gather(*films, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class Hanging:
+    """Stays with what is 40 pixels wide for longer than anybody waits."""
+
+    def suffices(self, width: int, height: int) -> bool:
+        return False
+
+    def prepare(self, frame: Frame) -> Array:
+        if frame.image.width == 40:
+            time.sleep(30)
+        return np.array([frame.image.width])
+
+
+@asynccontextmanager
+async def hanging_decoders(workers: int, *, live_only: int) -> AsyncIterator[DecodingPool]:
+    pool = DecodingPool(workers, [Hanging()], Limits(), live_only=live_only)
+    try:
+        await pool.start()
+        yield pool
+    finally:
+        await pool.close()

@@ -11,7 +11,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from classifier import connect
 from classifier.connect import Dialler, Dialling
 from classifier.decoding import Hashes, Media
 from classifier.engine import FrameSignals, Result
@@ -362,6 +365,7 @@ async def test_nonsense_is_nobody_s_look(said: str | bytes) -> None:
         {"ensemble": "own", "signals": ["sexual"], "limits": {"files": 4}},
         {"ensemble": "own", "signals": ["sexual", "minor"], "limits": {"files": 0}},
         {"ensemble": "own", "signals": ["sexual", "minor"]},
+        {"ensemble": "own", "signals": ["sexual", "minor"], "limits": {"files": float("inf")}},
         {"signals": 3},
         "hello",
     ],
@@ -382,6 +386,32 @@ async def test_a_worker_that_does_not_introduce_itself_is_sent_away(monkeypatch:
         session.ws_connect(gate.url, protocols=[SUBPROTOCOL], headers=headers) as socket,
     ):
         assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [b"\x89\x80\0\0\0\0", b"\x8a\x80\0\0\0\0", b"\x00\x80\0\0\0\0", b"\x00\x82\0\0\0\0{{"],
+    ids=["pings", "pongs", "empty fragments", "tiny fragments"],
+)
+async def test_a_flood_of_tiny_frames_neither_stops_the_gate_nor_fills_it(frames: bytes) -> None:
+    async with Gate() as gate, linked(gate) as link:
+        transport = link.socket._writer.transport  # type: ignore[attr-defined]
+        if frames[0] == 0:
+            transport.write(b"\x01\x80\0\0\0\0")  # a text begins, and goes on in fragments
+        longest, sent = 0.0, 0
+        loop = asyncio.get_running_loop()
+        while not transport.is_closing() and sent < 60_000:
+            if transport.get_write_buffer_size() < 100_000:
+                transport.write(frames * 2_000)
+                sent += 2_000
+            before = loop.time()
+            await asyncio.sleep(0.001)
+            longest = max(longest, loop.time() - before)
+        async with asyncio.timeout(30):
+            while not isinstance(await gate.look(within_s=0.2), Unseen):
+                pass
+            await link.socket.close()
+        assert longest < 1, "others had to wait"
 
 
 async def test_there_is_a_bound_on_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,6 +475,89 @@ async def test_what_is_no_proper_request_for_it_is_answered_as_http(
         writer.write("\r\n".join(["GET /worker HTTP/1.1", *lines, "", ""]).encode() + b"abc")
         assert (await asyncio.wait_for(reader.readline(), 5)).startswith(f"HTTP/1.1 {status} ".encode())
         writer.close()
+
+
+class Speaker:
+    """A gate by hand, for a worker to meet."""
+
+    def __init__(self) -> None:
+        self.links = 0
+        self.socket: asyncio.Future[web.WebSocketResponse] = asyncio.get_running_loop().create_future()
+
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=[SUBPROTOCOL])
+        await socket.prepare(request)
+        self.links += 1
+        await socket.receive()  # hello
+        if not self.socket.done():
+            self.socket.set_result(socket)
+        async for _ in socket:
+            pass
+        return socket
+
+
+@asynccontextmanager
+async def speaking(looker: Looker) -> AsyncIterator[tuple[Speaker, Dialler, asyncio.Task[None]]]:
+    speaker, application = Speaker(), web.Application()
+    application.router.add_get("/worker", speaker.serve)
+    metrics = ClassifierMetrics()
+    service = Service(looker, Bounds(), metrics)  # type: ignore[arg-type]
+    async with TestServer(application) as server:
+        url = str(server.make_url("/worker")).replace("http", "ws")
+        dialler, stop = Dialler(Dialling(url, TOKEN), service, metrics), asyncio.Event()
+        running = asyncio.create_task(dialler.run(stop))
+        yield speaker, dialler, running
+        stop.set()
+        await server.close()
+        await asyncio.wait_for(running, 20)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]",
+        '"x"',
+        "null",
+        "no JSON",
+        "[" * 100_000,
+        '{"classify": 1, "size": 1e400}',
+        '{"classify": {}}',
+        "{}",
+    ],
+)
+async def test_what_a_gate_says_that_is_not_of_the_protocol_ends_the_link_and_not_the_worker(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "_FIRST_WAIT_S", 0.01)
+    async with speaking(Looker()) as (speaker, _, running):
+        await (await asyncio.wait_for(speaker.socket, 10)).send_str(said)
+        await until(lambda: speaker.links == 2)
+        assert not running.done()
+
+
+async def test_what_is_cancelled_before_it_has_begun_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[connect._Link] = []
+
+    class Link(connect._Link):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(connect, "_Link", Link)
+    looker = Looker()
+    looker.may_answer.clear()
+    async with speaking(looker) as (speaker, _, _):
+        socket = await asyncio.wait_for(speaker.socket, 10)
+        for number in range(200):
+            asked = {"classify": number, "size": 1000, "priority": "live", "deadline_ms": 60_000}
+            await socket.send_str(json.dumps(asked))
+            await socket.send_bytes(number.to_bytes(4, "big") + bytes(500))
+            await socket.send_str(json.dumps({"cancel": number}))
+        await asyncio.sleep(0.2)
+        await until(lambda: not made[0]._answers and not made[0]._bodies)
+        looker.may_answer.set()
 
 
 async def test_what_comes_right_behind_the_request_is_not_lost() -> None:

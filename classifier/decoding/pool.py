@@ -85,16 +85,21 @@ class _Worker:
 class DecodingPool:
     """A fixed number of workers, each with one file at a time."""
 
-    def __init__(self, workers: int, preparations: Sequence[Preparation], limits: Limits) -> None:
+    def __init__(
+        self, workers: int, preparations: Sequence[Preparation], limits: Limits, *, live_only: int = 0
+    ) -> None:
         """
         Args:
             workers: processes.
             preparations: what every file is prepared for.
             limits: for every file and process.
+            live_only: further processes that backfill does not get: what it has is only given back when it is
+                done with a file, which may be a long film.
         """
         self._preparations, self._limits = tuple(preparations), limits
-        self._count = workers
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decoder")
+        self._count = workers + live_only
+        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="decoder")
+        self._for_backfill = Turns(range(workers))
         self._idle: Turns[_Worker] = Turns()
         self._all: set[_Worker] = set()
         self._uses: set[asyncio.Task[Decoded | Failure | None]] = set()
@@ -126,6 +131,15 @@ class DecodingPool:
         Raises:
             Rejection: the file cannot be looked at, not in time, or not now.
         """
+        if priority is not Priority.BACKFILL:
+            return await self._decode(content, priority, deadline)
+        turn = await self._for_backfill.take(priority, deadline)
+        try:
+            return await self._decode(content, priority, deadline)
+        finally:
+            self._for_backfill.put(turn)
+
+    async def _decode(self, content: bytes, priority: Priority, deadline: float) -> tuple[Decoded, float]:
         loop = asyncio.get_running_loop()
         for _ in range(_ATTEMPTS):
             worker = await self._take(priority, deadline)

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from classifier.errors import SetupError
 from classifier.heads import Finish, Head, Inputs, Options, phrases, torchvision_operators
 from classifier.heads.resizing import INTERPOLATIONS, Resized
-from classifier.heads.towers import Placement, Tower, fingerprint, placement
+from classifier.heads.towers import Placement, Tower, configured, fingerprint, placement
 from classifier.heads.weights import Source, first_line, pin, sha256_of, source
 
 torchvision_operators.declare()
@@ -72,10 +72,11 @@ class ConceptsHead:
             raise SetupError(f"concepts: {model}: cannot be loaded: {first_line(error)}") from None
         config = both.visual.preprocess_cfg
         self.preparation = _preparation(model, config)
-        self._fingerprint = fingerprint(both)
+        weights = fingerprint(both)
         said = list(dict.fromkeys(phrase for one in concepts.values() for phrase in (*one.yes, *one.no)))
-        how = {**_how(origin), "model": model, "weights": self._fingerprint.hex()}
+        how = {**_how(origin), "model": model, "weights": weights.hex()}
         rows = phrases.embeddings(how, said, lambda: _embed(model, both, said))
+        self._fingerprints = [weights, configured((self.preparation, config["mean"], config["std"], how))]
         scale = 1 / temperature if temperature else float(both.logit_scale.detach().exp())
         towards = (rows * scale).T.to(placed.device)
         asked = [
@@ -98,7 +99,7 @@ class ConceptsHead:
 
     def fingerprints(self) -> Iterator[bytes]:
         """See `Head.fingerprints`: of both towers, since the phrases' embeddings follow from them."""
-        yield self._fingerprint
+        yield from self._fingerprints
 
 
 def _preparation(name: str, config: Mapping[str, Any]) -> Resized:

@@ -11,7 +11,7 @@ import torch
 from classifier.errors import SetupError
 from classifier.heads import Finish, Head, Inputs, Options, torchvision_operators
 from classifier.heads.resizing import INTERPOLATIONS, Resized
-from classifier.heads.towers import Placement, Tower, fingerprint, placement
+from classifier.heads.towers import Placement, Tower, configured, fingerprint, placement
 from classifier.heads.weights import Source, first_line, pin, source
 
 torchvision_operators.declare()
@@ -41,7 +41,8 @@ class TimmHead:
         config = resolve_model_data_config(loaded)
         self.preparation = _preparation(model, config)
         numbers = _class_numbers(model, classes, loaded)
-        self._fingerprint = fingerprint(loaded)
+        used = (self.preparation, config["mean"], config["std"], numbers)
+        self._fingerprints = [fingerprint(loaded), configured(used)]
 
         def together(logits: torch.Tensor) -> torch.Tensor:
             # one logit is a yes or no, several are one choice
@@ -57,7 +58,7 @@ class TimmHead:
 
     def fingerprints(self) -> Iterator[bytes]:
         """See `Head.fingerprints`."""
-        yield self._fingerprint
+        yield from self._fingerprints
 
 
 def _preparation(name: str, config: dict[str, Any]) -> Resized:

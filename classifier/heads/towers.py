@@ -150,6 +150,15 @@ def fingerprint(model: torch.nn.Module) -> bytes:
     return digest.digest()
 
 
+def configured(values: object) -> bytes:
+    """A digest of what a model's own configuration makes of its weights.
+
+    Args:
+        values: of types whose `repr` says all that is in them, and nothing else.
+    """
+    return hashlib.sha256(repr(values).encode()).digest()
+
+
 def _numbers(results: torch.Tensor) -> Array:
     """Half precision can overflow, and what is no number reaches no threshold: better no answer."""
     numbers = results.numpy()

@@ -19,6 +19,8 @@ _PROBE_S = 5.0
 _FAIR_S = 0.5
 # While it waits for a channel that is overloaded, a look learns this often who has come or is fit again.
 _GLANCE_S = 0.5
+# After which what was cut off before the file's time was up may be asked about it once more.
+_CUT_S = 1.0
 
 
 class Lookout:
@@ -118,6 +120,8 @@ class Lookout:
                 reasons[channel] = str(error)
                 if error.retry_after_s is not None:
                     not_before[channel] = loop.time() + error.retry_after_s
+                elif until < deadline and loop.time() >= until:
+                    not_before[channel] = loop.time() + _CUT_S  # it was not given all the time there is
                 continue
             if isinstance(look, Seen):
                 return look
@@ -149,15 +153,20 @@ class Lookout:
         to_ask = [one for one in self._healths if again(one) < deadline]
         fit = [one for one in to_ask if self._healths[one].is_fit]
         unfit = [one for one in to_ask if not self._healths[one].is_fit]
+        ejected = [one for one in unfit if self._healths[one].is_ejected]
         if not to_ask:
             return None, deadline
         if ready := [one for one in fit if again(one) <= now]:
             return min(ready, key=busy), _share(fit, not_before, now, deadline)
-        # Those that failed before are asked last. Where all the others are overloaded, nothing is lost until
-        # one of these is worth another try.
-        until = min((again(one) for one in fit), default=deadline)
-        if ready := [one for one in unfit if again(one) <= now]:
-            return min(ready, key=busy), _share(unfit, not_before, now, until)
+        # Those that failed before are asked last. What is on trial, and busy with it, seems to be well again:
+        # it gets a share as any other does, beside one for those that are overloaded.
+        on_trial = [one for one in unfit if one not in ejected]
+        if ready := [one for one in on_trial if again(one) <= now]:
+            return min(ready, key=busy), _share(on_trial, not_before, now, deadline, others=1 if fit else 0)
+        # What is ejected may try until one of the overloaded is worth another question: that costs nothing.
+        until = min((again(one) for one in to_ask if one not in ejected), default=deadline)
+        if (ready := [one for one in ejected if again(one) <= now]) and until - now > _FAIR_S:
+            return min(ready, key=busy), _share(ejected, not_before, now, until)
         return None, min(map(again, to_ask))
 
     async def _ask(
@@ -227,10 +236,15 @@ class Lookout:
 
 
 def _share(
-    channels: Sequence[Channel], not_before: dict[Channel, float], now: float, deadline: float
+    channels: Sequence[Channel],
+    not_before: dict[Channel, float],
+    now: float,
+    deadline: float,
+    *,
+    others: int = 0,
 ) -> float:
-    """Until when one of `channels` may take: as long as each other one that was not asked yet."""
-    untried = sum(one not in not_before for one in channels)
+    """Until when one of `channels` may take: as long as each other that was not asked yet, and `others`."""
+    untried = sum(one not in not_before for one in channels) + others
     return now + (deadline - now) / max(untried, 1)
 
 

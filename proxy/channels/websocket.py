@@ -11,11 +11,15 @@ from collections import deque
 from contextlib import suppress
 
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-_READ_BYTES = 64 * 1024
+# Small, because much work may come in few bytes, and others have to get their turn in between.
+_READ_BYTES = 4 * 1024
+# What a piece of a message weighs beside its bytes, however few they are.
+_PIECE_WEIGHT = 64
+_MOST_CONTROLS = 100  # pings and pongs within a heartbeat; one or two are usual
 _HEARTBEAT_S = 10.0
 # After two heartbeats without an answer, and time for a piece that is on its way.
 _SILENCE_S = 30.0
@@ -44,6 +48,7 @@ class WebSocket:
         self._events: deque[Event] = deque()
         self._turn = asyncio.Lock()
         self._is_receiving = False
+        self._controls, self._controls_since = 0, 0.0
 
     async def receive(self) -> str | bytes:
         """The next message. Beats the heart while it waits.
@@ -66,15 +71,18 @@ class WebSocket:
         while True:
             match await self._next():
                 case (TextMessage() | BytesMessage()) as part:
-                    size += len(part.data)
+                    content = part.data.encode() if isinstance(part.data, str) else part.data
+                    size += len(content) + _PIECE_WEIGHT
                     if size > self._largest:
                         await self.close(1009, "too large")
                         raise Closed
                     parts.append(part.data)  # type: ignore[arg-type]
                     if part.message_finished:
                         return parts[0][:0].join(parts)  # type: ignore[arg-type]
-                case Ping() as ping:
-                    await self._send(ping.response())
+                case (Ping() | Pong()) as control:
+                    await self._count_control()
+                    if isinstance(control, Ping):
+                        await self._send(control.response())
                 case CloseConnection() as end:  # its own, or what is wrong with what it said
                     await self.close(1002 if end.code == CloseReason.PROTOCOL_ERROR else 1000)
                     raise Closed
@@ -98,7 +106,17 @@ class WebSocket:
                 raise Closed
             heard = loop.time()
             self._understand(content)
+            await asyncio.sleep(0)  # a read of what is here already lets nobody else in
         return self._events.popleft()
+
+    async def _count_control(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._controls_since > _HEARTBEAT_S:
+            self._controls_since, self._controls = now, 0
+        self._controls += 1
+        if self._controls > _MOST_CONTROLS:
+            await self.close(1008, "too many pings")
+            raise Closed
 
     def _understand(self, content: bytes) -> None:
         try:

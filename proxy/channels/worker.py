@@ -28,7 +28,7 @@ _PIECE_BYTES = 64 * 1024
 _HELLO_S = 10.0
 _MOST_WORKERS = 16
 _MOST_AT_ONCE = 1024
-_FULL_S = 0.25  # after which a worker that has as much as it takes is worth another question
+_FULL_S = 0.25  # that is waited for a place at a worker which has as much as it takes
 
 
 class WorkerChannel:
@@ -42,7 +42,7 @@ class WorkerChannel:
         """
         self.name = name
         self._socket, self._names = socket, names
-        self._free = dict.fromkeys(Priority, at_once)
+        self._places = {priority: asyncio.Semaphore(at_once) for priority in Priority}
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._nobody_waits = asyncio.Event()
@@ -54,13 +54,24 @@ class WorkerChannel:
 
     async def look(self, file: File, *, priority: Priority, within_s: float) -> Seen | Undecodable:
         """See `Channel.look`."""
-        if not self._free[priority]:
-            raise ChannelError(f"{self.name} has as many files as it takes", retry_after_s=_FULL_S)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        try:
+            # In the order of coming, but not for long: another one may have room.
+            async with asyncio.timeout(min(_FULL_S, within_s)):
+                await self._places[priority].acquire()
+        except TimeoutError:
+            raise ChannelError(f"{self.name} has as many files as it takes", retry_after_s=0) from None
+        try:
+            return await self._look(file, priority, deadline - loop.time())
+        finally:
+            self._places[priority].release()
+
+    async def _look(self, file: File, priority: Priority, within_s: float) -> Seen | Undecodable:
         number = next(self._numbers)
         answered: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = answered
         self._nobody_waits.clear()
-        self._free[priority] -= 1
         sending = asyncio.create_task(self._send_file(number, file, priority, within_s))
         try:
             async with asyncio.timeout(within_s):
@@ -69,7 +80,6 @@ class WorkerChannel:
             raise ChannelError(f"{self.name} did not answer within {within_s:.1f} s") from None
         finally:
             sending.cancel()
-            self._free[priority] += 1
             del self._asked[number]
             if not self._asked:
                 self._nobody_waits.set()
@@ -228,7 +238,7 @@ class Workers:
         try:
             names = frozenset(str(name) for name in hello["signals"])
             ensemble, at_once = str(hello["ensemble"]), int(hello["limits"]["files"])
-        except (LookupError, TypeError, ValueError):
+        except (ArithmeticError, LookupError, TypeError, ValueError):
             raise ValueError("its introduction is not of the protocol") from None
         missing = self._needed - names
         if missing:

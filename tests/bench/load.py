@@ -21,13 +21,13 @@ from PIL import Image
 TOKEN = "a-token-for-tests-only"
 
 
-def photograph(side: tuple[int, int], seed: int = 7) -> bytes:
-    """A JPEG with as much detail as a photograph: about 0.35 bytes a pixel."""
+def photograph(side: tuple[int, int], *, seed: int = 7, noise_part: float = 0.184) -> bytes:
+    """A JPEG with as much detail as a photograph: 0.35 bytes a pixel, or less with less noise in it."""
     rng = np.random.default_rng(seed)
     noise = Image.fromarray(rng.integers(0, 256, (side[1], side[0], 3), dtype=np.uint8))
     smooth = noise.resize((16, 12)).resize(side, Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    Image.blend(smooth, noise, 0.184).save(file, "JPEG", quality=88)
+    Image.blend(smooth, noise, noise_part).save(file, "JPEG", quality=88)
     return file.getvalue()
 
 
