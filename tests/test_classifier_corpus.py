@@ -243,7 +243,7 @@ def decoders(classifier: Classifier) -> list[Path]:
 
 @pytest.mark.timeout(300 if EXAMPLES <= 5000 else 0)
 async def test_a_broken_file_is_answered_and_costs_nobody_else_anything(running: Classifier) -> None:
-    rig = Rig(running)
+    rig, before = Rig(running), len(decoders(running))
     await rig.attack()
     print(dict(rig.outcomes), "healthy:", rig.healthy)
     print(running.program.output().count("a decoder died"), "decoders died")
@@ -253,7 +253,7 @@ async def test_a_broken_file_is_answered_and_costs_nobody_else_anything(running:
     assert min(rig.outcomes[outcome] for outcome in [(200, "ok"), (400, "undecodable")]) >= EXAMPLES // 10
     assert rig.healthy >= 20
     assert running.program.process.poll() is None
-    assert len(decoders(running)) == 2
+    assert len(decoders(running)) == before >= 2
     for decoder in decoders(running):
         status = dict(line.split(":", 1) for line in (decoder / "status").read_text().splitlines())
         assert int(status["VmPeak"].split()[0]) * 1024 <= MEMORY_BYTES

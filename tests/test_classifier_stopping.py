@@ -94,12 +94,12 @@ def test_what_is_being_looked_at_when_it_stops_is_answered(running: Classifier) 
     idle = Client(running)
     idle.ask("GET", "/readyz")
     assert idle.answer().status == 200
-    late, half, slow = Client(running), Client(running), [Client(running) for _ in range(4)]
-    content, large = pictures.png(seed=2), [pictures.blank_png((7900, 7900), grey) for grey in range(4)]
+    late, half, slow = Client(running), Client(running), [Client(running) for _ in range(6)]
+    content, large = pictures.png(seed=2), [pictures.blank_png((7900, 7900), grey) for grey in range(6)]
     half.ask("POST", "/v1/classify", content, sent=100)
     for client, body in zip(slow, large, strict=True):
         client.ask("POST", "/v1/classify", body)
-    until(lambda: metric(running.url, "pictrs_classifier_waiting") == 5)
+    until(lambda: metric(running.url, "pictrs_classifier_waiting") == 7)
     stop(running)
     until(lambda: "stopping:" in running.program.output())
     idle.ask("GET", "/readyz")
