@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -390,3 +391,20 @@ def test_a_decoder_ends_once_however_many_end_it() -> None:
         with ThreadPoolExecutor(8) as threads:
             for ended in [threads.submit(worker.end) for _ in range(8)]:
                 ended.result()
+
+
+def test_of_a_picture_much_wider_than_high_only_the_middle_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def resized(image: Image.Image, size: tuple[int, int], *arguments: Any, **options: Any) -> Image.Image:
+        made.append(size)
+        return resize(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", resized)
+    head = Resized(384, 384, 1.0, "center", "bicubic")
+    array = head.prepare(Frame(Image.new("RGB", (60_000, 2), "red"), 0, ""))
+    assert array.shape == (1, 384, 384, 3) and (array == np.array([255, 0, 0])).all()
+    assert made == [(384, 384)]  # the whole picture at that height would have 13 gigabytes

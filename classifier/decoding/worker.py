@@ -96,9 +96,9 @@ def _pdq(frame: Frame) -> tuple[str | None, int | None]:
         import pdqhash
     except ImportError:
         return None, None
-    # PDQ reduces to 64×64 itself.
-    small = frame.image
-    if max(small.size) > _PDQ_SIDE:
-        small = ImageOps.contain(small, (_PDQ_SIDE,) * 2, Image.Resampling.BILINEAR)
-    bits, quality = pdqhash.compute(np.asarray(small))
+    # PDQ reduces to 64×64 itself, and looks at brightness alone.
+    grey = frame.image.convert("L")
+    if max(grey.size) > _PDQ_SIDE:
+        grey = ImageOps.contain(grey, (_PDQ_SIDE,) * 2, Image.Resampling.BILINEAR)
+    bits, quality = pdqhash.compute(np.repeat(np.asarray(grey)[..., None], 3, axis=2))
     return np.packbits(bits).tobytes().hex(), int(quality)

@@ -61,15 +61,24 @@ class Resized:
 
     def prepare(self, frame: Frame) -> Array:
         """See `Preparation.prepare`."""
-        image, how, reach = frame.image, INTERPOLATIONS[self.interpolation], self._reach
-        if self.crop_mode == "squash":
-            image = image.resize(reach, how)
+        image, how = frame.image, INTERPOLATIONS[self.interpolation]
+        width, height = self._resized(image.width, image.height)
+        left, top = round((width - self.width) / 2), round((height - self.height) / 2)
+        if left < 0 or top < 0:
+            image = image.resize((width, height), how)
+            image = image.crop((left, top, left + self.width, top + self.height))
         else:
-            # torchvision's Resize: the shorter side is exact, the longer one cut down to whole pixels
-            short, long = min(image.size), max(image.size)
-            longer = int(reach[0] * long / short)
-            wide = image.width >= image.height
-            image = image.resize((longer, reach[1]) if wide else (reach[0], longer), how)
-        left, top = round((image.width - self.width) / 2), round((image.height - self.height) / 2)
-        image = image.crop((left, top, left + self.width, top + self.height))
+            # Only what is cut out is computed: of a picture much wider than high that is next to nothing.
+            across, down = image.width / width, image.height / height
+            box = (left * across, top * down, (left + self.width) * across, (top + self.height) * down)
+            image = image.resize((self.width, self.height), how, box=box)
         return np.asarray(image, np.uint8)[None]
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Size of the whole picture once it is resized, of which the input is the middle."""
+        reach = self._reach
+        if self.crop_mode == "squash":
+            return reach
+        # torchvision's Resize: the shorter side is exact, the longer one cut down to whole pixels
+        longer = int(reach[0] * max(width, height) / min(width, height))
+        return (longer, reach[1]) if width >= height else (reach[0], longer)
