@@ -491,8 +491,10 @@ class Speaker:
         await socket.receive()  # hello
         if not self.socket.done():
             self.socket.set_result(socket)
-        async for _ in socket:
-            pass
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.TEXT and "bye" in message.data:
+                break
+        await socket.close()
         return socket
 
 
@@ -508,7 +510,6 @@ async def speaking(looker: Looker) -> AsyncIterator[tuple[Speaker, Dialler, asyn
         running = asyncio.create_task(dialler.run(stop))
         yield speaker, dialler, running
         stop.set()
-        await server.close()
         await asyncio.wait_for(running, 20)
 
 

@@ -154,8 +154,8 @@ def against_bare(
 
 
 def preparing(ensemble: Path, noise_part: float, rounds: int = 12) -> dict[str, Any]:
-    """The prepare stage, PDQ and SHA-256 included, on 12-megapixel JPEGs; against Pillow's whole decode and the
-    same resize alone. The more detail there is to decode, the less is won by decoding it smaller.
+    """The prepare stage, PDQ and SHA-256 included, on 12-megapixel JPEGs; against Pillow's whole decode and
+    the same resize alone. The more detail there is to decode, the less is won by decoding it smaller.
     """
     loaded = ensembles.load(str(ensemble))
     (resized,) = loaded.preparations
