@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from classifier.decoding import Array, Decoded, Frame, Limits, Preparation
 from classifier.decoding import pool as pools
@@ -408,3 +408,52 @@ def test_of_a_picture_much_wider_than_high_only_the_middle_is_computed(
     array = head.prepare(Frame(Image.new("RGB", (60_000, 2), "red"), 0, ""))
     assert array.shape == (1, 384, 384, 3) and (array == np.array([255, 0, 0])).all()
     assert made == [(384, 384)]  # the whole picture at that height would have 13 gigabytes
+
+
+def profile(*, swapped: bool) -> bytes:
+    """An sRGB profile; one that shows red as blue where `swapped`."""
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    entries = range(132, 132 + 12 * int.from_bytes(content[128:132]), 12)
+    places = {bytes(content[entry : entry + 4]): entry + 4 for entry in entries}
+    if swapped:
+        red, blue = (slice(places[tag], places[tag] + 8) for tag in (b"rXYZ", b"bXYZ"))
+        content[red], content[blue] = content[blue], content[red]
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("JPEG", "RGB"),
+        ("PNG", "RGB"),
+        ("PNG", "RGBA"),
+        ("PNG", "P"),
+        ("WEBP", "RGB"),
+        ("WEBP", "RGBA"),
+        ("AVIF", "RGB"),
+        ("AVIF", "RGBA"),
+    ],
+)
+def test_a_picture_is_looked_at_in_the_colours_that_its_profile_shows(name: str, mode: str) -> None:
+    red = Image.new("RGB", (64, 64), (230, 20, 30)).convert(mode)
+    quality = {"quality": 100} if name != "PNG" else {}
+    for swapped, expected in ((False, (230, 20, 30)), (True, (30, 20, 230))):
+        content = pictures.encode(red, name, icc_profile=profile(swapped=swapped), **quality)
+        (seen,) = pixels_of(prepare(content, [Pixels()], Limits()))
+        assert np.abs(seen.mean(axis=(0, 1)) - expected).max() < 8
+
+
+def test_a_profile_that_is_none_is_ignored_as_browsers_do() -> None:
+    red = Image.new("RGB", (64, 64), (230, 20, 30))
+    for broken in (b"no profile", profile(swapped=True)[:200], bytes(5000)):
+        content = pictures.encode(red, "PNG", icc_profile=broken)
+        (seen,) = pixels_of(prepare(content, [Pixels()], Limits()))
+        assert (seen == (230, 20, 30)).all()
+
+
+def test_a_grey_and_a_cmyk_picture_with_a_profile_of_another_kind_are_looked_at() -> None:
+    for mode in ("L", "CMYK"):
+        image = Image.new("RGB", (64, 64), "white").convert(mode)
+        content = pictures.encode(image, "JPEG", icc_profile=profile(swapped=True), quality=100)
+        (seen,) = pixels_of(prepare(content, [Pixels()], Limits()))
+        assert seen.min() > 245

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from classifier.decoding import Frame, Limits, Media, Suffices
 from classifier.decoding.choosing import KEPT_PIXELS, Chooser, thumbnail_of
+from classifier.decoding.profiles import in_srgb
 from classifier.errors import too_large, undecodable, unsupported
 
 try:
@@ -108,7 +109,7 @@ def _frames(image: Image.Image, count: int) -> Iterator[tuple[int, Image.Image]]
                 image.seek(index)
             image.load()
             upright = ImageOps.exif_transpose(image)
-            yield index, _over_white(upright)
+            yield index, _over_white(in_srgb(upright))
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 — as above
