@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-import pyrage
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import faults, process
-from proxy.cases.backlog import Backlog
 from proxy.cases.clearances import Clearances
-from proxy.cases.deciding import Decider
 from proxy.cases.keeping import Keeper, adopt_orphans
 from proxy.cases.placeholder import Placeholders
 from proxy.cases.quarantine import Quarantine
-from proxy.cases.sealing import Sealer, gate_identities
+from proxy.cases.sealing import Sealer
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import Channel
@@ -30,7 +26,6 @@ from proxy.channels.tls import client_context
 from proxy.channels.worker import Workers
 from proxy.config import ClassifierSection, Config
 from proxy.database import Database, cases
-from proxy.errors import ConfigError, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget
 from proxy.intake.fetching import Fetcher, FetchLimits, Reach
@@ -82,11 +77,8 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(config: Config, *, gate: Sequence[pyrage.x25519.Identity] = ()) -> AsyncIterator[Parts]:
+async def parts(config: Config) -> AsyncIterator[Parts]:
     """Builds the parts, and gives back what they hold.
-
-    Args:
-        gate: the running gate's own key, for what it defers.
 
     Raises:
         ConfigError: one of them cannot work with the configuration.
@@ -94,14 +86,7 @@ async def parts(config: Config, *, gate: Sequence[pyrage.x25519.Identity] = ()) 
     metrics, fault = Metrics(), faults.from_environment()
     policy = policy_of(config)
     contexts = [_context(index, section) for index, section in enumerate(config.classifiers)]
-    quarantine = Quarantine(
-        config.cases.folder,
-        Sealer(config.cases.recipients),
-        fault,
-        with_gate=Sealer([*config.cases.recipients, *(str(one.to_public()) for one in gate)])
-        if gate
-        else None,
-    )
+    quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients), fault)
     database = Database(config.database.url)
     known = KnownHashes(database, config.policy.block_lists)
     channels = [
@@ -132,8 +117,7 @@ async def serve(config: Config) -> None:
     """
     process.allow_open_files(config.server.connections + _OTHER_FILES)
     process.give_back_large_buffers()
-    gate_key = _gate_key(config)
-    async with parts(config, gate=gate_key) as made:
+    async with parts(config) as made:
         await made.lookout.check()
         keeper = Keeper(made.database, made.quarantine, made.fault)
         placeholders = Placeholders()
@@ -190,19 +174,7 @@ async def serve(config: Config) -> None:
             ),
         ]
         started: list[Listener | InternalListener] = []
-        decider = Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault)
-        backlog = Backlog(
-            made.database,
-            made.quarantine,
-            gate_key,
-            judge,
-            made.lookout,
-            decider,
-            made.metrics,
-            made.fault,
-            owner=f"{socket.gethostname()} {config.server.listen}",
-        )
-        beside = [asyncio.create_task(_adopt(made)), asyncio.create_task(backlog.run())]
+        adopting = asyncio.create_task(_adopt(made))
         try:
             for listener in listeners:
                 host, port = await listener.start()
@@ -212,11 +184,11 @@ async def serve(config: Config) -> None:
             await _told_to_stop()
             log.info("stopping: no new requests, those under way end")
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
             for listener in reversed(started):
                 await listener.stop()
+            adopting.cancel()
+            with suppress(asyncio.CancelledError):
+                await adopting
             keeper.close()
             placeholders.close()
             await fetcher.close()
@@ -300,13 +272,6 @@ def _channel(section: ClassifierSection, context: ssl.SSLContext | None) -> Chan
     if section.kind == "fedi-safety":
         return PopChannel(_token(section))
     return HttpChannel(section.url or "", _token(section) or None, context)
-
-
-def _gate_key(config: Config) -> list[pyrage.x25519.Identity]:
-    try:
-        return gate_identities(config.cases.gate_identity_file)
-    except SealingError as error:
-        raise ConfigError(f"cases.gate_identity_file: {error}") from None
 
 
 def _token(section: ClassifierSection) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
-import json
 import logging
 import os
 import sys
@@ -114,17 +113,6 @@ async def _review_confirm(options: argparse.Namespace) -> None:
     print(f"{case.id}: confirmed; it is kept, and the same file is refused from now on")
 
 
-async def _queue(options: argparse.Namespace) -> None:
-    async with app.parts(load(options.config)) as made:
-        count, oldest = await made.database.run(cases.backlog)
-    if options.json:
-        print(json.dumps({"waiting": count, "since": oldest and oldest.isoformat()}))
-    elif oldest is None:
-        print("Nothing waits for a look.")
-    else:
-        print(f"{count} deferred case(s) wait for a look, the oldest since {oldest:%Y-%m-%d %H:%M:%S} UTC.")
-
-
 def _identity(options: argparse.Namespace, config: Config) -> Path | None:
     path: Path | None = options.identity or config.cases.identity_file
     return path
@@ -165,12 +153,6 @@ async def _backfill_run(options: argparse.Namespace) -> int:
     return _MOSTLY_UNREADABLE
 
 
-def _human(name: str) -> str:
-    if name == cases.GATE:
-        raise ValueError
-    return name
-
-
 def _check_writable(path: Path) -> None:
     """Appends nothing, so that an older report stays until there is a new one."""
     try:
@@ -207,13 +189,11 @@ def _parser() -> argparse.ArgumentParser:
 
     configured = argparse.ArgumentParser(add_help=False)
     configured.add_argument("--config", type=Path, default=Path("gate.toml"), metavar="FILE")
-    as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="for programs")
+    json = argparse.ArgumentParser(add_help=False)
+    json.add_argument("--json", action="store_true", help="for programs")
     one_case = argparse.ArgumentParser(add_help=False)
     one_case.add_argument("case", help="its id, as `review list` shows it")
-    one_case.add_argument(
-        "--reviewer", type=_human, default=getpass.getuser(), help="who decides (default: %(default)s)"
-    )
+    one_case.add_argument("--reviewer", default=getpass.getuser(), help="who decides (default: %(default)s)")
 
     keyed = argparse.ArgumentParser(add_help=False)
     keyed.add_argument("--identity", type=Path, metavar="FILE", help="the reviewer's private key")
@@ -227,11 +207,11 @@ def _parser() -> argparse.ArgumentParser:
     new.set_defaults(run=_keys_new)
 
     review = commands.add_parser("review", help="look at cases and decide them").add_subparsers(required=True)
-    listing = review.add_parser("list", parents=[configured, as_json], help="cases, newest first")
+    listing = review.add_parser("list", parents=[configured, json], help="cases, newest first")
     listing.add_argument("--state", action="append", default=[], choices=[state.value for state in CaseState])
     listing.add_argument("--limit", type=int, default=100)
     listing.set_defaults(run=_review_list)
-    show = review.add_parser("show", parents=[configured, as_json, one_case], help="one case, in words")
+    show = review.add_parser("show", parents=[configured, json, one_case], help="one case, in words")
     show.set_defaults(run=_review_show)
     release = review.add_parser(
         "release", parents=[configured, one_case, keyed], help="harmless: store it under its alias"
@@ -242,11 +222,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     confirm.set_defaults(run=_review_confirm)
 
-    queue = commands.add_parser("queue", parents=[configured, as_json], help="what waits for a look")
-    queue.set_defaults(run=_queue)
-
     backfill = commands.add_parser("backfill", help="what is stored already").add_subparsers(required=True)
-    run = backfill.add_parser("run", parents=[configured, as_json], help="look at everything; touch nothing")
+    run = backfill.add_parser("run", parents=[configured, json], help="look at everything; touch nothing")
     run.add_argument("--report", type=Path, metavar="FILE", help="also write the report as JSON")
     run.set_defaults(run=_backfill_run)
     return parser

@@ -46,16 +46,6 @@ class Metrics:
             ["classifier"],
             registry=self.registry,
         )
-        self.backlog = Gauge(
-            "pictrs_gate_backlog_cases",
-            "Deferred cases that nobody has looked at yet.",
-            registry=self.registry,
-        )
-        self.backlog_oldest_seconds = Gauge(
-            "pictrs_gate_backlog_oldest_seconds",
-            "Since when the oldest of them waits.",
-            registry=self.registry,
-        )
         self.classifier_ejections = Counter(
             "pictrs_gate_classifier_ejections_total",
             "How often a classifier failed and was asked last from then on.",

@@ -64,28 +64,13 @@ class Decider:
             raise CaseError(f"{case_id}: the same file is {decision.reason}, so it cannot be released")
         if case.pdq is None:
             await self._look(case, opened, sha256)
-        return await self._release(case, opened, reviewer, lease=None)
-
-    async def release_unaided(self, case: Case, opened: Opened, *, lease: datetime) -> Case:
-        """The gate itself stores what was deferred and turned out harmless. No human has said so: the same
-        bytes are looked at again when they come again.
-
-        Raises:
-            CaseError: the case is not the caller's any more.
-            PictrsError: as of `release`.
-        """
-        return await self._release(case, opened, cases.GATE, lease=lease)
-
-    async def _release(self, case: Case, opened: Opened, reviewer: str, *, lease: datetime | None) -> Case:
         is_repeated = case.state is CaseState.RELEASING
-        case = await self._database.run(
-            cases.releasing, case.id, reviewer=reviewer, sha256=str(opened.facts["sha256"]), lease=lease
-        )
+        case = await self._database.run(cases.releasing, case_id, reviewer=reviewer, sha256=sha256)
         try:
             return await self._store(case, opened, reviewer, is_repeated=is_repeated)
         except (CaseError, PictrsError):
-            if (await self._database.run(cases.get, case.id)).state is CaseState.CONFIRMED:
-                await self._take_back(case.id)  # a confirmation has overtaken it
+            if (await self._database.run(cases.get, case_id)).state is CaseState.CONFIRMED:
+                await self._take_back(case_id)  # a confirmation has overtaken it
             raise
 
     async def confirm(self, case_id: str, *, identity_file: Path | None, reviewer: str) -> Case:
@@ -148,11 +133,7 @@ class Decider:
             case = await self._database.run(cases.get, case.id)
             found = [await self._pictrs.stored_sha256(one.alias) for one in case.promises if one.stored_at]
             released = await self._database.run(
-                cases.released,
-                case.id,
-                reviewer=reviewer,
-                stored_as={one for one in found if one},
-                remembers=reviewer != cases.GATE,
+                cases.released, case.id, reviewer=reviewer, stored_as={one for one in found if one}
             )
             if released is not None:
                 return released

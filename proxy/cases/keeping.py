@@ -106,11 +106,10 @@ class Keeper:
             pdq_quality=seen and seen.pdq_quality,
             signals=seen and dict(seen.signals),
             ensemble=seen and seen.ensemble,
-            gate_reads=decision.verdict is Verdict.DEFER,
         )
 
         def work() -> Promise | None:
-            case.file = self._quarantine.seal(case.id, facts, upload.content, gate_reads=case.gate_reads)
+            case.file = self._quarantine.seal(case.id, facts, upload.content)
             self._fault("case-sealed")
             promise = None
             if wanted is not None:
@@ -198,7 +197,6 @@ def adopt_orphans(database: Database, quarantine: Quarantine, *, older_than_s: f
             created_at=datetime.now(UTC),
             reason="found sealed after a crash; the facts are in the sealed file",
             file=name,
-            gate_reads=True,  # perhaps: if it was deferred, it is sealed to the reviewers alone now
         )
         cases.add(database, case, facts={"adopted": name})
         adopted.append(case.id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -25,20 +24,13 @@ _NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
 class Quarantine:
     """Writes sealed cases into one folder of the gate's own."""
 
-    def __init__(
-        self, folder: Path, sealer: Sealer, fault: FaultPoint, *, with_gate: Sealer | None = None
-    ) -> None:
+    def __init__(self, folder: Path, sealer: Sealer, fault: FaultPoint) -> None:
         """Makes the folder where it is missing, and takes it from others where they could look into it.
-
-        Args:
-            sealer: to the reviewers alone.
-            with_gate: also to the gate's own key, for what it has to look at later.
 
         Raises:
             ConfigError: it cannot be made or written.
         """
         self._folder, self._sealer, self._fault = folder, sealer, fault
-        self._with_gate = with_gate
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _keep_private(folder)
@@ -50,40 +42,17 @@ class Quarantine:
                 f"cases.folder: {folder}: {error.strerror}; the gate needs a folder that it may write"
             ) from None
 
-    def seal(
-        self, case_id: str, facts: Mapping[str, Any], original: bytes, *, gate_reads: bool = False
-    ) -> str:
+    def seal(self, case_id: str, facts: Mapping[str, Any], original: bytes) -> str:
         """Seals a case; on return it is on the disk under the name that is returned.
-
-        Args:
-            gate_reads: whether the gate has to be able to open it.
 
         Raises:
             SealingError: it could not be written (no space, say); nothing is left behind.
         """
-        if gate_reads and self._with_gate is None:
-            raise SealingError(f"case {case_id} could not be written: the gate has no key of its own")
-        sealer = self._with_gate if gate_reads and self._with_gate else self._sealer
         name = case_id + _SEALED
-        self._write(name, case_id + _UNFINISHED, sealer, facts, original)
-        return name
-
-    def reseal(self, name: str, facts: Mapping[str, Any], original: bytes) -> None:
-        """Puts a case sealed to the reviewers alone in the place of that of the same name.
-
-        Raises:
-            SealingError: it could not be written; the former one stays.
-        """
-        unfinished = f"{name.removesuffix(_SEALED)}-{secrets.token_hex(4)}{_UNFINISHED}"
-        self._write(self.path(name).name, unfinished, self._sealer, facts, original)
-
-    def _write(
-        self, name: str, temporary: str, sealer: Sealer, facts: Mapping[str, Any], original: bytes
-    ) -> None:
-        unfinished = self._folder / temporary
+        unfinished = self._folder / (case_id + _UNFINISHED)
         try:
             with open(unfinished, "xb", opener=_private) as file:
-                sealer.seal(file, facts, original)
+                self._sealer.seal(file, facts, original)
                 file.flush()
                 os.fsync(file.fileno())
             self._fault("case-written")
@@ -91,7 +60,8 @@ class Quarantine:
             self._sync_folder()
         except (OSError, SealingError, ValueError) as error:
             unfinished.unlink(missing_ok=True)
-            raise SealingError(f"case {name.removesuffix(_SEALED)} could not be written: {error}") from None
+            raise SealingError(f"case {case_id} could not be written: {error}") from None
+        return name
 
     def path(self, name: str) -> Path:
         """Where the sealed file of that name lies.

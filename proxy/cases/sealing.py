@@ -96,21 +96,6 @@ def write_new_identity(path: Path) -> str:
     return recipient
 
 
-def gate_identities(path: Path) -> list[pyrage.x25519.Identity]:
-    """The gate's own key, made where there is none yet.
-
-    Raises:
-        SealingError: it cannot be read, or made.
-    """
-    if not path.exists():
-        try:
-            write_new_identity(path)
-        except SealingError:
-            if not path.exists():  # else another gate has made it at the same moment
-                raise
-    return read_identities(path)
-
-
 def read_identities(path: Path) -> list[pyrage.x25519.Identity]:
     """The identities in a file as `age-keygen` or `pictrs-gate keys new` writes it.
 

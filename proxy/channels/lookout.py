@@ -53,11 +53,6 @@ class Lookout:
         self._end_probe(channel)
         self._show()
 
-    @property
-    def is_hopeful(self) -> bool:
-        """Whether there is anybody to ask who has not just failed."""
-        return any(not health.is_ejected for health in self._healths.values())
-
     async def check(self) -> None:
         """Asks every channel which signals it has.
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,7 +17,6 @@ from proxy.errors import AliasTaken, CaseError
 
 # Of one case. Lemmy makes one thumbnail a post; a release stores them one after the other.
 _MOST_PROMISES = 32
-GATE = "gate"  # as an actor, where no human was
 _DECIDED = (CaseState.RELEASED, CaseState.CONFIRMED)
 _KNOWN = select(KnownHash.verdict, KnownHash.added_by).where(KnownHash.sha256 == bindparam("sha256"))
 
@@ -200,129 +199,14 @@ def not_stored(database: Database, case_id: str) -> list[str]:
         return [promise.alias for promise in case.promises]
 
 
-# --- deferred cases, looked at later ---
-
-
-def forget_leases(database: Database, owner: str) -> None:
-    """A gate that starts has nothing in hand, whatever it had when it was killed."""
-    with database.writing() as session:
-        for case in session.scalars(select(Case).where(Case.leased_by == owner)):
-            case.leased_until = case.leased_by = None
-
-
-def lease_deferred(database: Database, owner: str, *, now: datetime, until: datetime) -> Case | None:
-    """The oldest deferred case that the gate can look at, for the caller alone; None where there is none.
-
-    A release that the gate has begun by itself and not ended, because it was killed say, is given out again.
-
-    Args:
-        until: when another gate may take it; the caller's proof that it is its own, see `_check_lease`.
-    """
-    unfinished = (Case.state == CaseState.RELEASING) & (Case.decided_by == GATE)
-    query = (
-        select(Case)
-        .where(
-            Case.gate_reads,
-            (Case.state == CaseState.DEFERRED) | unfinished,
-            Case.leased_until.is_(None) | (Case.leased_until < now),
-        )
-        .order_by(Case.created_at, Case.id)
-        .limit(1)
-    )
-    with database.reading() as session:
-        if session.scalars(query).first() is None:
-            return None
-    with database.writing() as session:
-        case = session.scalars(query).first()
-        if case is not None:
-            case.leased_until, case.leased_by = until, owner
-    return case
-
-
-def give_back(database: Database, case_id: str, *, lease: datetime, again_at: datetime | None) -> None:
-    """Ends a lease: whoever comes next may have the case.
-
-    Args:
-        again_at: before which it is not given out again, so that those behind it have their turn; or None.
-    """
-    with database.writing() as session:
-        case = session.get_one(Case, case_id)
-        if case.leased_until == lease:
-            case.leased_until, case.leased_by = again_at, None
-
-
-def looked_at(
-    database: Database, case_id: str, *, lease: datetime, reason: str, rule: str | None, seen: dict[str, Any]
-) -> Case:
-    """A deferred case has been looked at, and waits for a human.
-
-    Args:
-        seen: `pdq`, `pdq_quality`, `signals`, `ensemble` of the look, where there was one.
-
-    Raises:
-        CaseError: it is not the caller's any more.
-    """
-    with database.writing() as session:
-        case = session.get_one(Case, case_id)
-        _check_lease(case, lease)
-        case.state, case.reason, case.rule, case.leased_until = CaseState.PENDING, reason[:500], rule, None
-        for name, value in seen.items():
-            setattr(case, name, value)
-        facts = {"reason": case.reason, "signals": case.signals, "ensemble": case.ensemble}
-        ledger.append(session, CaseState.PENDING.value, actor=GATE, case_id=case_id, facts=facts)
-    return case
-
-
-def to_reseal(database: Database, *, limit: int = 16) -> list[Case]:
-    """Cases that the gate can still open and has no business with any more."""
-    query = select(Case).where(Case.gate_reads, Case.state.in_((CaseState.PENDING, *_DECIDED))).limit(limit)
-    with database.reading() as session:
-        return list(session.scalars(query))
-
-
-def resealed(database: Database, case_id: str) -> None:
-    """The file of a case is for the reviewers alone from now on."""
-    with database.writing() as session:
-        case = session.get_one(Case, case_id)
-        if case.gate_reads:
-            case.gate_reads = False
-            ledger.append(session, "resealed", actor=GATE, case_id=case_id)
-
-
-def backlog(database: Database) -> tuple[int, datetime | None]:
-    """How many deferred cases the gate has still to look at, and since when the oldest waits."""
-    query = select(func.count(Case.id), func.min(Case.created_at)).where(
-        Case.gate_reads, Case.state == CaseState.DEFERRED
-    )
-    with database.reading() as session:
-        count, oldest = session.execute(query).one()
-    return count, oldest
-
-
-def _check_lease(case: Case, lease: datetime) -> None:
-    """Whether a deferred case is still the caller's.
-
-    Raises:
-        CaseError: another gate has it, or a human has decided meanwhile.
-    """
-    its_own = case.state is CaseState.DEFERRED or (
-        case.state is CaseState.RELEASING and case.decided_by == GATE
-    )
-    if not its_own or case.leased_until != lease:
-        raise CaseError(f"{case.id}: is {case.state} by now, or another gate has it")
-
-
 # --- decisions ---
 
 
-def releasing(
-    database: Database, case_id: str, *, reviewer: str, sha256: str, lease: datetime | None = None
-) -> Case:
+def releasing(database: Database, case_id: str, *, reviewer: str, sha256: str) -> Case:
     """Begins a release, before pict-rs is sent anything. May be begun again, after a crash say.
 
     Args:
         sha256: of the original; an adopted case learns it here.
-        lease: of the gate, where it releases by itself what was deferred.
 
     Raises:
         CaseError: it is decided already, or the same file was confirmed.
@@ -330,8 +214,6 @@ def releasing(
     with database.writing() as session:
         case = session.get_one(Case, case_id)
         _check_undecided(case)
-        if lease is not None:
-            _check_lease(case, lease)
         known_file = session.get(KnownHash, sha256)
         if known_file is not None and known_file.verdict == "block":
             raise CaseError(
@@ -352,14 +234,11 @@ def to_store(database: Database, case_id: str) -> list[Promise]:
         return list(session.scalars(query.order_by(Promise.number)))
 
 
-def released(
-    database: Database, case_id: str, *, reviewer: str, stored_as: Collection[str], remembers: bool = True
-) -> Case | None:
-    """Ends a release: pict-rs has the picture.
+def released(database: Database, case_id: str, *, reviewer: str, stored_as: Collection[str]) -> Case | None:
+    """Ends a release: pict-rs has the picture, and the same bytes pass from now on.
 
     Args:
         stored_as: SHA-256 of what pict-rs has made of the file, one for each alias that it told of.
-        remembers: whether the same bytes pass from now on, as after a human's decision.
 
     Returns:
         The case; None where a further alias was promised meanwhile, which has to be stored first.
@@ -376,8 +255,7 @@ def released(
         if any(promise.stored_at is None and promise.removed_at is None for promise in case.promises):
             return None
         _set(session, case, CaseState.RELEASED, reviewer, _facts(case))
-        case.leased_until = None
-        for sha256 in {case.sha256, *stored_as} - {None} if remembers else ():
+        for sha256 in {case.sha256, *stored_as} - {None}:
             known_file = session.get(KnownHash, sha256)
             if known_file is None or known_file.verdict != "block":
                 _remember(session, case, str(sha256), "allow", reviewer)
@@ -390,7 +268,7 @@ def not_released(database: Database, case_id: str, *, reviewer: str, reason: str
         case = session.get_one(Case, case_id)
         if case.state is CaseState.RELEASING:
             _set(session, case, CaseState.PENDING, reviewer, {"release refused": reason})
-            case.decided_at = case.decided_by = case.leased_until = None
+            case.decided_at = case.decided_by = None
 
 
 def confirmed(database: Database, case_id: str, *, reviewer: str, sha256: str, before: datetime) -> Case:

@@ -57,9 +57,6 @@ class Case(Base):
         file: of the sealed bytes, relative to the quarantine's folder.
         pdq, pdq_quality: perceptual hash of what was uploaded, 64 hexadecimal digits and 0..100; None where
             nobody could look.
-        gate_reads: whether its sealed file is also for the gate's own key, as that of a deferred case is
-            until somebody has looked.
-        leased_until, leased_by: until when which gate has a deferred case to itself; None where none has.
         promises: the aliases that were promised for it, in their order.
     """
 
@@ -80,9 +77,6 @@ class Case(Base):
     ensemble: Mapped[str | None] = mapped_column(String(200))
     decided_at: Mapped[datetime | None]
     decided_by: Mapped[str | None] = mapped_column(String(200))
-    gate_reads: Mapped[bool] = mapped_column(default=False, index=True)
-    leased_until: Mapped[datetime | None]
-    leased_by: Mapped[str | None] = mapped_column(String(200))
     promises: Mapped[list[Promise]] = relationship(
         back_populates="case", lazy="selectin", order_by="Promise.number"
     )
