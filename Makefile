@@ -5,7 +5,7 @@
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
-#   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 5 minutes, on a GPU where there is one
+#   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
 #   make lint / make format          ruff and mypy / ruff
 #   make clean                       back to a fresh clone
@@ -20,7 +20,7 @@ demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
 
 test: .venv/made
-	.ci/packages.sh nginx:nginx-light age:age
+	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl
 	.venv/bin/pytest $(ARGS)
 
 EXAMPLES ?= 20000
