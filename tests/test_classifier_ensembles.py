@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier import cli, ensembles
+from classifier import app, cli, ensembles
 from classifier.errors import SetupError
 from tests.models import recipe, timm_model, timm_table
 
@@ -135,3 +135,13 @@ def test_info_without_a_name_says_which_there_are(capsys: pytest.CaptureFixture[
     assert cli.main(["info"]) == 0
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()] == ensembles.shipped()
+
+
+def test_every_device_gets_a_replica_of_its_own(tmp_path: Path) -> None:
+    path = recipe(tmp_path, timm_table(timm_model(tmp_path / "model")).replace('device = "cpu"', ""))
+    replicas = app.load(path, ["cpu", "cpu"])
+    assert len(replicas) == 2 and replicas[0] is not replicas[1]
+    assert {replica.version for replica in replicas} == {replicas[0].version}
+    assert replicas[0].preparations == replicas[1].preparations
+    with pytest.raises(SetupError, match="cuda:63"):
+        app.load(path, ["cpu", "cuda:63"])
