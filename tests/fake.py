@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from proxy.channels.looks import File
+from proxy.media import recognise
+from tests import pictures
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,17 @@ class Fake:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+NEEDED = frozenset({"sexual", "minor"})
+CONTENT = pictures.png()
+
+
+def file() -> File:
+    """What the tests of channels have looked at."""
+    media = recognise(CONTENT)
+    assert media is not None
+    return File(CONTENT, media, hashlib.sha256(CONTENT).hexdigest())
 
 
 SEEN = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,23 +13,13 @@ import pytest
 from proxy.channels.health import Health
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
-from proxy.channels.looks import File, Look, Priority, Seen, Unseen
-from proxy.media import recognise
+from proxy.channels.looks import Look, Priority, Seen, Unseen
 from proxy.metrics import Metrics
-from tests import pictures
-from tests.fake import INFO, SEEN, Asked, Fake, Reply, classifier, json_reply
+from tests.fake import INFO, NEEDED, SEEN, Asked, Fake, Reply, classifier, file, json_reply
 
-CONTENT = pictures.png()
-NEEDED = frozenset({"sexual", "minor"})
 LONG_S = 20.0  # hang guard
 
 Answer = Callable[[Asked], Reply]
-
-
-def file() -> File:
-    media = recognise(CONTENT)
-    assert media is not None
-    return File(CONTENT, media, hashlib.sha256(CONTENT).hexdigest())
 
 
 def seen(_: Asked) -> Reply:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -16,24 +15,13 @@ from proxy import app
 from proxy.cases.sealing import write_new_identity
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
-from proxy.channels.looks import File, Look, Priority, Seen, Unseen
+from proxy.channels.looks import Look, Priority, Seen, Unseen
 from proxy.channels.tls import client_context
 from proxy.config import load
 from proxy.errors import ConfigError
-from proxy.media import recognise
 from proxy.metrics import Metrics
-from tests import pictures
 from tests.certificates import Authority
-from tests.fake import INFO, SEEN, classifier, json_reply
-
-CONTENT = pictures.png()
-NEEDED = frozenset({"sexual", "minor"})
-
-
-def file() -> File:
-    media = recognise(CONTENT)
-    assert media is not None
-    return File(CONTENT, media, hashlib.sha256(CONTENT).hexdigest())
+from tests.fake import CONTENT, INFO, NEEDED, SEEN, classifier, file, json_reply
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 import socket
@@ -16,21 +15,10 @@ import pytest
 
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
-from proxy.channels.looks import File, Look, Priority, Seen, Undecodable, Unseen
+from proxy.channels.looks import Look, Priority, Seen, Undecodable, Unseen
 from proxy.errors import ConfigError
-from proxy.media import recognise
 from proxy.metrics import Metrics
-from tests import pictures
-from tests.fake import INFO, SEEN, Asked, Fake, Reply, classifier, json_reply
-
-CONTENT = pictures.png()
-NEEDED = frozenset({"sexual", "minor"})
-
-
-def file() -> File:
-    media = recognise(CONTENT)
-    assert media is not None
-    return File(CONTENT, media, hashlib.sha256(CONTENT).hexdigest())
+from tests.fake import CONTENT, INFO, NEEDED, SEEN, Asked, Fake, Reply, classifier, file, json_reply
 
 
 async def look(*fakes: Fake, within_s: float = 2.0, token: str | None = "t") -> Look:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from classifier import app
+from classifier.metrics import Metrics
+from classifier.service import Bounds
 from tests import pictures
 from tests.client import Answer, answer_of, metric
 from tests.gate import TOKEN, Classifier, scripted
+from tests.processes import answers, free_port
 
 CLIENTS = 16
 
@@ -127,3 +132,44 @@ def test_who_only_holds_a_connection_keeps_nobody_from_stopping(running: Classif
     assert time.monotonic() - began < 15
     for client in (silent, half):
         client.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTT"], ids=["nothing", "half a head"])
+async def test_a_connection_without_a_request_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(app, "_IDLE_S", 0.5)
+    monkeypatch.setattr(app, "_allow_open_files", lambda: None)  # of this process, the tests' own
+    port = free_port()
+    settings = app.Settings(str(scripted(tmp_path, {})), workers=1)
+    serving = asyncio.create_task(app.serve(settings, app.Serving("127.0.0.1", port), Bounds()))
+    try:
+        async with asyncio.timeout(60):
+            while not await asyncio.to_thread(answers, f"http://127.0.0.1:{port}/readyz"):
+                assert not serving.done()
+                await asyncio.sleep(0.05)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), 20) == b""  # hung up on
+        writer.close()
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_models_that_hang_do_not_keep_it_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hung:
+        async def start(self) -> None:
+            pass
+
+        async def close(self) -> None:
+            await asyncio.Event().wait()
+
+    ended: list[int] = []
+    monkeypatch.setattr(app, "build_engine", lambda settings, metrics: Hung())
+    monkeypatch.setattr(app, "_CLOSE_S", 0.1)
+    monkeypatch.setattr(app.os, "_exit", ended.append)
+    monkeypatch.setattr(app.logging, "shutdown", lambda: None)
+    async with asyncio.timeout(20), app._running(app.Settings("any", workers=1), Metrics()):
+        pass
+    assert ended == [1]

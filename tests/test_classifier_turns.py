@@ -25,6 +25,7 @@ from classifier.server import Server
 from classifier.service import Bounds, Service
 from classifier.turns import Priority, Turns
 from tests import pictures
+from tests.scored import Width
 
 LIVE, BACKFILL = Priority.LIVE, Priority.BACKFILL
 
@@ -85,17 +86,6 @@ async def test_whose_deadline_has_passed_gets_no_turn() -> None:
     with pytest.raises(Rejection, match="deadline-exceeded"):
         await turns.take(LIVE, in_s(-1))
     assert await turns.take(LIVE, in_s(60)) == "thing"
-
-
-@dataclass(frozen=True)
-class Width:
-    """How wide the frame is."""
-
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        return np.array([frame.image.width])
 
 
 class Slow:
