@@ -37,6 +37,9 @@ _CLOSE_S = 15.0
 _IDLE_S = 75.0
 # A GPU is kept busy by large batches; a CPU computes no faster for them, and an upload waits for a whole one.
 _BATCH_GPU, _BATCH_CPU = 32, 4
+# Decoders on the models' own cores take only what the models leave, which is what those wait for: files decoded
+# further ahead would be bought with batches. Measured in docs/benchmarks.md.
+_NICENESS_CPU = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,13 @@ def build_engine(settings: Settings, metrics: Metrics) -> Engine:
     batching = Batching(
         settings.batch or (_BATCH_GPU if on_gpu else _BATCH_CPU), settings.max_wait_ms, mixed=on_gpu
     )
-    pool = DecodingPool(settings.workers, replicas[0].preparations, settings.limits, live_only=1)
+    pool = DecodingPool(
+        settings.workers,
+        replicas[0].preparations,
+        settings.limits,
+        live_only=1,
+        niceness=0 if on_gpu else _NICENESS_CPU,
+    )
     devices.watch_memory(metrics)
     return Engine(replicas, pool, batching, metrics)
 

@@ -249,6 +249,27 @@ async def test_a_client_that_leaves_does_not_take_the_decoder_along() -> None:
         await decode(running, pictures.png((50, 50)), within_s=20)
 
 
+@dataclass(frozen=True)
+class Nice:
+    """The niceness of the process that it runs in."""
+
+    def suffices(self, width: int, height: int) -> bool:
+        return True
+
+    def prepare(self, frame: Frame) -> Array:
+        return np.array([[os.nice(0)]], np.uint8)
+
+
+async def test_decoders_stand_back_for_models_on_the_same_cores() -> None:
+    pool = DecodingPool(1, [Nice()], Limits(), niceness=7)
+    await pool.start()
+    try:
+        shown = await decode(pool, pictures.png(), within_s=20)
+    finally:
+        await pool.close()
+    assert shown.frames[0].inputs[Nice()] == os.nice(0) + 7
+
+
 def decoders() -> set[int]:
     """The process ids of the pool's workers."""
     return {child.pid for child in multiprocessing.active_children() if child.pid and child.name == "decoder"}
@@ -386,7 +407,7 @@ def test_what_is_decoded_small_is_the_same_picture() -> None:
 def test_a_decoder_ends_once_however_many_end_it() -> None:
     """A refill that is cancelled goes on in its thread, while the pool closes."""
     for _ in range(5):
-        worker = pools._Worker([], Limits())
+        worker = pools._Worker([], Limits(), niceness=0)
         worker.wait_until_ready()
         with ThreadPoolExecutor(8) as threads:
             for ended in [threads.submit(worker.end) for _ in range(8)]:

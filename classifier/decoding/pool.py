@@ -30,12 +30,12 @@ _ATTEMPTS = 2
 class _Worker:
     """One process and the near end of its pipe."""
 
-    def __init__(self, preparations: Sequence[Preparation], limits: Limits) -> None:
+    def __init__(self, preparations: Sequence[Preparation], limits: Limits, niceness: int) -> None:
         # spawn, not fork: the server has threads, and a worker must not inherit what others sent.
         context = multiprocessing.get_context("spawn")
         self._near, far = context.Pipe()
         self.process: SpawnProcess = context.Process(
-            target=work, args=(far, tuple(preparations), limits), daemon=True, name="decoder"
+            target=work, args=(far, tuple(preparations), limits, niceness), daemon=True, name="decoder"
         )
         self.process.start()
         far.close()
@@ -86,7 +86,13 @@ class DecodingPool:
     """A fixed number of workers, each with one file at a time."""
 
     def __init__(
-        self, workers: int, preparations: Sequence[Preparation], limits: Limits, *, live_only: int = 0
+        self,
+        workers: int,
+        preparations: Sequence[Preparation],
+        limits: Limits,
+        *,
+        live_only: int = 0,
+        niceness: int = 0,
     ) -> None:
         """
         Args:
@@ -95,8 +101,9 @@ class DecodingPool:
             limits: for every file and process.
             live_only: further processes that backfill does not get: what it has is only given back when it is
                 done with a file, which may be a long film.
+            niceness: how far the workers stand back for what else computes on their cores, 0..19.
         """
-        self._preparations, self._limits = tuple(preparations), limits
+        self._preparations, self._limits, self._niceness = tuple(preparations), limits, niceness
         self._count = workers + live_only
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="decoder")
         self._for_backfill = Turns(range(workers))
@@ -204,7 +211,7 @@ class DecodingPool:
             use.exception()  # read, or asyncio complains where the client was gone
 
     async def _add_worker(self) -> None:
-        worker = await asyncio.to_thread(_Worker, self._preparations, self._limits)
+        worker = await asyncio.to_thread(_Worker, self._preparations, self._limits, self._niceness)
         self._all.add(worker)
         try:
             await asyncio.to_thread(worker.wait_until_ready)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import resource
 import signal
 from collections.abc import Sequence
@@ -31,8 +32,13 @@ _PDQ_SIDE = 512  # from which PDQ's reference implementation works
 READY = "ready"  # the first word of a worker
 
 
-def work(connection: Connection, preparations: Sequence[Preparation], limits: Limits) -> None:
-    """Answers every file that comes over `connection` until it is closed."""
+def work(connection: Connection, preparations: Sequence[Preparation], limits: Limits, niceness: int) -> None:
+    """Answers every file that comes over `connection` until it is closed.
+
+    Args:
+        niceness: how far this process stands back for others, 0..19.
+    """
+    os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends its workers
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the picture
