@@ -37,8 +37,8 @@ _CLOSE_S = 15.0
 _IDLE_S = 75.0
 # A GPU is kept busy by large batches; a CPU computes no faster for them, and an upload waits for a whole one.
 _BATCH_GPU, _BATCH_CPU = 32, 4
-# Decoders on the models' own cores take only what the models leave, which is what those wait for: files decoded
-# further ahead would be bought with batches. Measured in docs/benchmarks.md.
+# Decoders on the models' own cores take only what the models leave, which is what those wait for: files
+# decoded further ahead would be bought with batches. Measured in docs/benchmarks.md.
 _NICENESS_CPU = 19
 
 

@@ -264,7 +264,7 @@ async def test_decoders_stand_back_for_models_on_the_same_cores() -> None:
     pool = DecodingPool(1, [Nice()], Limits(), niceness=7)
     await pool.start()
     try:
-        shown = await decode(pool, pictures.png(), within_s=20)
+        shown, _ = await decode(pool, pictures.png(), within_s=20)
     finally:
         await pool.close()
     assert shown.frames[0].inputs[Nice()] == os.nice(0) + 7
