@@ -12,13 +12,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from proxy.database import Case, CaseState, Database, LedgerEntry, Promise, cases, engine, ledger
+from proxy.cases import life
+from proxy.database import (
+    Case,
+    CaseState,
+    Database,
+    LedgerEntry,
+    Promise,
+    cases,
+    decisions,
+    engine,
+    ledger,
+    promising,
+)
 from proxy.database.models import Base
 from proxy.errors import AliasTaken, CaseError, ConfigError
 
@@ -62,6 +76,34 @@ def test_the_migrations_make_what_the_models_say(database: Database) -> None:
 def test_the_newest_migration_is_the_one_that_is_asked_for() -> None:
     folder = Path(engine.__file__).parent / "migrations"
     assert ScriptDirectory(str(folder)).get_current_head() == engine.HEAD
+
+
+def test_what_an_older_gate_has_promised_survives_the_migrations(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/gate.db"
+    config = AlembicConfig()
+    config.set_main_option("script_location", "proxy:database/migrations")
+    older = engine._sqlite_engine(url)
+    with older.execution_options(writes=True).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO cases (id, state, created_at, reason, file) "
+                "VALUES ('case-1', 'pending', '2026-11-22 20:00:00', 'test', 'case-1.age')"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO promises (case_id, alias, alias_key, delete_token, details, arguments) "
+                "VALUES ('case-1', '1.png', 'key-1', 't', '{}', '[]')"
+            )
+        )
+    older.dispose()
+    newer = Database(url)
+    (found,) = cases.listed(newer)
+    assert (found.state, found.tries, found.gate_reads) == (CaseState.PENDING, 0, False)
+    assert [promise.alias for promise in found.promises] == ["1.png"]
+    newer.close()
 
 
 def test_a_second_process_finds_it_migrated(database: Database, tmp_path: Path) -> None:
@@ -169,22 +211,21 @@ def test_a_case_and_its_ledger_entry_come_together_or_not_at_all(database: Datab
 
 def test_a_decision_changes_state_memory_and_ledger_together(database: Database) -> None:
     cases.add(database, case(), facts={})
-    now = datetime.now(UTC)
-    cases.confirmed(database, "case-1", reviewer="ann", sha256=f"{1:064x}", before=now)
+    decisions.confirmed(database, "case-1", by="ann", sha256=f"{1:064x}")
     known = cases.known(database, f"{1:064x}")
     assert known == ("block", "ann")
     assert [entry.act for entry in ledger.entries(database, case_id="case-1")] == ["pending", "confirmed"]
     with pytest.raises(CaseError, match="is confirmed"):
-        cases.releasing(database, "case-1", reviewer="bob", sha256=f"{1:064x}")
+        decisions.releasing(database, "case-1", by="bob", sha256=f"{1:064x}")
 
 
 def test_a_file_that_was_confirmed_in_one_case_is_not_released_by_another(database: Database) -> None:
     same = f"{1:064x}"
     cases.add(database, case(1), facts={})
     cases.add(database, case(2, sha256=same), facts={})
-    cases.confirmed(database, "case-1", reviewer="ann", sha256=same, before=datetime.now(UTC))
+    decisions.confirmed(database, "case-1", by="ann", sha256=same)
     with pytest.raises(CaseError, match=r"confirmed by ann in case case-1"):
-        cases.releasing(database, "case-2", reviewer="bob", sha256=same)
+        decisions.releasing(database, "case-2", by="bob", sha256=same)
     assert cases.get(database, "case-2").state is CaseState.PENDING
     known = cases.known(database, same)
     assert known == ("block", "ann")
@@ -193,26 +234,26 @@ def test_a_file_that_was_confirmed_in_one_case_is_not_released_by_another(databa
 def test_a_release_that_has_begun_is_not_confirmed_until_it_must_have_ended(database: Database) -> None:
     sha256 = f"{1:064x}"
     cases.add(database, case(), facts={})
-    cases.releasing(database, "case-1", reviewer="ann", sha256=sha256)
-    with pytest.raises(CaseError, match="ann is releasing it"):
-        cases.confirmed(
-            database, "case-1", reviewer="bob", sha256=sha256, before=datetime.now(UTC) - timedelta(minutes=2)
-        )
-    cases.confirmed(database, "case-1", reviewer="bob", sha256=sha256, before=datetime.now(UTC))
-    with pytest.raises(CaseError, match="is confirmed by bob"):
-        cases.released(database, "case-1", reviewer="ann", stored_as=[])
+    decisions.releasing(database, "case-1", by="ann", sha256=sha256)
+    with pytest.raises(CaseError, match="a release of it is under way; look again in two minutes, by ann"):
+        decisions.confirmed(database, "case-1", by="bob", sha256=sha256)
+    with database.writing() as session:
+        session.get_one(Case, "case-1").decided_at = datetime.now(UTC) - timedelta(seconds=life.RELEASE_S)
+    decisions.confirmed(database, "case-1", by="bob", sha256=sha256)
+    with pytest.raises(CaseError, match="is confirmed already, by bob"):
+        decisions.released(database, "case-1", by="ann", stored_as=[])
 
 
 def test_a_release_may_be_begun_and_ended_twice(database: Database) -> None:
     sha256 = f"{1:064x}"
     cases.add(database, case(promises=[promise()]), facts={})
     for _ in range(2):
-        cases.releasing(database, "case-1", reviewer="ann", sha256=sha256)
-    (one,) = cases.to_store(database, "case-1")
+        decisions.releasing(database, "case-1", by="ann", sha256=sha256)
+    (one,) = promising.to_store(database, "case-1")
     for token in ("token", None):
-        cases.stored(database, one, token=token)
-        cases.released(database, "case-1", reviewer="ann", stored_as=["f" * 64])
-    kept = cases.promise_of(database, b"key-1")
+        promising.stored(database, one, token=token)
+        decisions.released(database, "case-1", by="ann", stored_as=["f" * 64])
+    kept = promising.promise_of(database, b"key-1")
     assert kept is not None and (kept.case.state, kept.stored_token) == (CaseState.RELEASED, "token")
     for known in (cases.known(database, sha256), cases.known(database, "f" * 64)):
         assert known == ("allow", "ann")
@@ -220,22 +261,22 @@ def test_a_release_may_be_begun_and_ended_twice(database: Database) -> None:
 
 def test_a_release_has_not_ended_while_an_alias_is_not_stored(database: Database) -> None:
     cases.add(database, case(promises=[promise()]), facts={})
-    case_ = cases.releasing(database, "case-1", reviewer="ann", sha256=f"{1:064x}")
-    cases.stored(database, case_.promises[0], token="t")
-    assert cases.promise_more(database, promise(2, case_id="case-1"))
-    assert cases.released(database, "case-1", reviewer="ann", stored_as=[]) is None
-    (further,) = cases.to_store(database, "case-1")
+    case_, _ = decisions.releasing(database, "case-1", by="ann", sha256=f"{1:064x}")
+    promising.stored(database, case_.promises[0], token="t")
+    assert promising.promise_more(database, promise(2, case_id="case-1"))
+    assert decisions.released(database, "case-1", by="ann", stored_as=[]) is None
+    (further,) = promising.to_store(database, "case-1")
     assert further.alias_key == b"key-2"
-    cases.remove(database, [further], act="alias deleted")  # nobody wants it any more
-    assert cases.released(database, "case-1", reviewer="ann", stored_as=[]) is not None
-    assert not cases.promise_more(database, promise(3, case_id="case-1"))
+    promising.remove(database, [further], act="alias deleted")  # nobody wants it any more
+    assert decisions.released(database, "case-1", by="ann", stored_as=[]) is not None
+    assert not promising.promise_more(database, promise(3, case_id="case-1"))
 
 
 def test_an_upload_id_is_claimed_once(database: Database) -> None:
     cases.add(database, case(promises=[promise(upload_id="u")]), facts={})
-    first = cases.claim(database, "u")
+    first = promising.claim(database, "u")
     assert first is not None and first.alias == "1.png"
-    assert cases.claim(database, "u") is None
+    assert promising.claim(database, "u") is None
 
 
 def test_the_ledger_is_a_chain(database: Database) -> None:

@@ -91,10 +91,10 @@ def test_nothing_else_passes_by_the_door_of_a_release(
     gate, running = strict
     gate.upload(unseen["turned, again"])
     with gate.database() as database:
-        from proxy.database import cases
+        from proxy.database import cases, decisions
 
         case = cases.listed(database)[0]
-        cases.releasing(database, case.id, reviewer="ann", sha256=str(case.sha256))
+        decisions.releasing(database, case.id, by="ann", sha256=str(case.sha256))
     refused = upload(running.url, pictures.jpeg((320, 240), seed=1699))
     assert (refused.status, refused.json()["code"]) == (400, "failed-external-validation")
     gate.decide("release", case.id)

@@ -94,7 +94,7 @@ def test_a_release_that_pict_rs_did_not_answer_is_said_and_can_be_repeated(
     assert gate.cases()[0]["state"] == "releasing"
     # It may have arrived there, for all that anybody knows.
     refused = gate.review("confirm", case, check=False)
-    assert refused.returncode == 1 and "ann is releasing it" in refused.stderr
+    assert refused.returncode == 1 and "under way; look again in two minutes, by ann" in refused.stderr
     assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
     gate.review("release", case)
     assert get(gate.url, f"/image/original/{alias}").headers["cache-control"].startswith("public")

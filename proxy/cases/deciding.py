@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from proxy.cases.life import Act, CaseState
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Opened, open_sealed, read_identities
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen
-from proxy.database import Case, CaseState, Database, Promise, cases
+from proxy.database import Case, Database, Promise, cases, decisions, promising
 from proxy.errors import CaseError, PictrsError
 from proxy.faults import FaultPoint
 from proxy.intake.multipart import OutgoingFile
@@ -24,8 +24,6 @@ from proxy.media import recognise
 from proxy.pictrs import Pictrs
 from proxy.policy import Verdict
 
-# After this, whoever began a release is gone: pict-rs is given `pictrs.timeout_s` for it, 30 s by default.
-RELEASE_S = 120.0
 _LOOK_S = 10.0
 
 
@@ -56,7 +54,7 @@ class Decider:
             PictrsError: pict-rs refuses it, and the case waits for a decision again; or it gave no answer,
                 and the release has to be repeated.
         """
-        case = await self._database.run(cases.undecided, case_id)
+        case = await self._database.run(decisions.check, case_id, Act.BEGIN_RELEASE)
         opened = await self._open(case, identity_file)
         sha256 = str(opened.facts["sha256"])
         decision = await self._known.find(sha256)
@@ -64,8 +62,7 @@ class Decider:
             raise CaseError(f"{case_id}: the same file is {decision.reason}, so it cannot be released")
         if case.pdq is None:
             await self._look(case, opened, sha256)
-        is_repeated = case.state is CaseState.RELEASING
-        case = await self._database.run(cases.releasing, case_id, reviewer=reviewer, sha256=sha256)
+        case, is_repeated = await self._database.run(decisions.releasing, case_id, by=reviewer, sha256=sha256)
         try:
             return await self._store(case, opened, reviewer, is_repeated=is_repeated)
         except (CaseError, PictrsError):
@@ -84,7 +81,7 @@ class Decider:
             SealingError: it has to be opened, and cannot be with this identity.
             PictrsError: a release that did not end cannot be taken back.
         """
-        case = await self._database.run(cases.undecided, case_id)
+        case = await self._database.run(decisions.check, case_id, Act.CONFIRM)
         sha256 = case.sha256
         if sha256 is None:
             if identity_file is None:
@@ -92,13 +89,10 @@ class Decider:
                     f"{case_id}: its hash is in the sealed file only; name the key with --identity"
                 )
             sha256 = str((await self._open(case, identity_file)).facts["sha256"])
-        before = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
-        cases.check_no_release_since(case, before)
-        if case.state is CaseState.RELEASING or any(promise.stored_at for promise in case.promises):
+        in_pictrs = case.state in (CaseState.RELEASING, CaseState.RELEASED)
+        if in_pictrs or any(promise.stored_at for promise in case.promises):
             await self._take_back(case_id)  # first: whoever reads past the gate would see it
-        return await self._database.run(
-            cases.confirmed, case_id, reviewer=reviewer, sha256=sha256, before=before
-        )
+        return await self._database.run(decisions.confirmed, case_id, by=reviewer, sha256=sha256)
 
     async def _open(self, case: Case, identity_file: Path) -> Opened:
         def work() -> Opened:
@@ -118,22 +112,24 @@ class Decider:
         file = File(opened.original, media, sha256)
         look = await self._lookout.look(file, priority=Priority.LIVE, within_s=_LOOK_S)
         if isinstance(look, Seen):
-            await self._database.run(cases.seen_since, case.id, pdq=look.pdq, pdq_quality=look.pdq_quality)
+            await self._database.run(
+                decisions.seen_since, case.id, pdq=look.pdq, pdq_quality=look.pdq_quality
+            )
 
     async def _store(self, case: Case, opened: Opened, reviewer: str, *, is_repeated: bool) -> Case:
         """Imports the original under every alias until there is none left, and ends the release."""
         while True:
-            for promise in await self._database.run(cases.to_store, case.id):
-                if not await self._database.run(cases.storing, promise):
+            for promise in await self._database.run(promising.to_store, case.id):
+                if not await self._database.run(promising.storing, promise):
                     continue
                 token = await self._import(case, promise, opened, reviewer, is_repeated=is_repeated)
                 self._fault("imported")
-                if not await self._database.run(cases.stored, promise, token=token):
+                if not await self._database.run(promising.stored, promise, token=token):
                     await self._pictrs.delete(promise.alias)
             case = await self._database.run(cases.get, case.id)
             found = [await self._pictrs.stored_sha256(one.alias) for one in case.promises if one.stored_at]
             released = await self._database.run(
-                cases.released, case.id, reviewer=reviewer, stored_as={one for one in found if one}
+                decisions.released, case.id, by=reviewer, stored_as={one for one in found if one}
             )
             if released is not None:
                 return released
@@ -152,7 +148,7 @@ class Decider:
             if error.code is not None:
                 await self._take_back(case.id, but=promise if error.code == "duplicate-alias" else None)
                 await self._database.run(
-                    cases.not_released, case.id, reviewer=reviewer, reason=f"{error.status} {error.code}"
+                    decisions.not_released, case.id, by=reviewer, reason=f"{error.status} {error.code}"
                 )
                 raise
             raise PictrsError(f"{case.id}: {error}; the release has not ended, so repeat it") from None
@@ -161,6 +157,6 @@ class Decider:
 
     async def _take_back(self, case_id: str, *, but: Promise | None = None) -> None:
         """Takes away from pict-rs what a release has stored; `but` is an alias of somebody else's picture."""
-        for alias in await self._database.run(cases.not_stored, case_id):
+        for alias in await self._database.run(promising.not_stored, case_id):
             if but is None or alias != but.alias:
                 await self._pictrs.delete(alias)

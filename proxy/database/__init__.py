@@ -1,7 +1,17 @@
 """Everything that survives a restart, but for the sealed bytes. No SQL stands outside this package."""
 
+from proxy.cases.life import CaseState
 from proxy.database.engine import Database
-from proxy.database.models import BackfillHit, BackfillRun, Case, CaseState, KnownHash, LedgerEntry, Promise
+from proxy.database.models import (
+    BackfillHit,
+    BackfillRun,
+    Case,
+    KnownHash,
+    LedgerEntry,
+    Lockdown,
+    Note,
+    Promise,
+)
 
 __all__ = [
     "BackfillHit",
@@ -11,5 +21,7 @@ __all__ = [
     "Database",
     "KnownHash",
     "LedgerEntry",
+    "Lockdown",
+    "Note",
     "Promise",
 ]

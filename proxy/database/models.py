@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import enum
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Enum, ForeignKey, LargeBinary, String, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    LargeBinary,
+    String,
+    TypeDecorator,
+    false,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-
-class CaseState(enum.StrEnum):
-    """Where a case stands in its life."""
-
-    DEFERRED = "deferred"  # nobody could look
-    PENDING = "pending"  # somebody has to look
-    RELEASING = "releasing"  # a human said: harmless; pict-rs is about to have it, or has it
-    RELEASED = "released"  # a human said: harmless
-    CONFIRMED = "confirmed"  # a human said: this is it
+from proxy.cases.life import CaseState
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -57,6 +58,18 @@ class Case(Base):
         file: of the sealed bytes, relative to the quarantine's folder.
         pdq, pdq_quality: perceptual hash of what was uploaded, 64 hexadecimal digits and 0..100; None where
             nobody could look.
+        earlier: the earlier decision that its file or one that looks like it had met, for the reviewer; None
+            where there was none.
+        uploader: a tag of who sent it, by which a share of the quarantine is counted; says nothing by itself.
+        sealed_size: bytes of the sealed file; None where it was adopted, or is gone.
+        decided_at, decided_by: of the last step of a release, or of the confirmation.
+        reported_at, reported_by, reported_as: of the report, and the authority's reference.
+        hold_at, hold_by, hold_reason: of the legal hold that is on it; None where none is.
+        expired_at: when its bytes were deleted.
+        gate_reads: whether its sealed file is also for the gate's own key, as that of a deferred case is
+            until somebody has looked.
+        leased_until, leased_by: until when which gate has a deferred case to itself; None where none has.
+        again_at, tries: when a deferred case is to be looked at again, and how often that was in vain.
         promises: the aliases that were promised for it, in their order.
     """
 
@@ -77,6 +90,21 @@ class Case(Base):
     ensemble: Mapped[str | None] = mapped_column(String(200))
     decided_at: Mapped[datetime | None]
     decided_by: Mapped[str | None] = mapped_column(String(200))
+    earlier: Mapped[dict[str, Any] | None]
+    uploader: Mapped[str | None] = mapped_column(String(64), index=True)
+    sealed_size: Mapped[int | None]
+    reported_at: Mapped[datetime | None]
+    reported_by: Mapped[str | None] = mapped_column(String(200))
+    reported_as: Mapped[str | None] = mapped_column(String(500))
+    hold_at: Mapped[datetime | None]
+    hold_by: Mapped[str | None] = mapped_column(String(200))
+    hold_reason: Mapped[str | None] = mapped_column(String(500))
+    expired_at: Mapped[datetime | None]
+    gate_reads: Mapped[bool] = mapped_column(default=False, server_default=false(), index=True)
+    leased_until: Mapped[datetime | None]
+    leased_by: Mapped[str | None] = mapped_column(String(200))
+    again_at: Mapped[datetime | None]
+    tries: Mapped[int] = mapped_column(default=0, server_default="0")
     promises: Mapped[list[Promise]] = relationship(
         back_populates="case", lazy="selectin", order_by="Promise.number"
     )
@@ -121,6 +149,37 @@ class KnownHash(Base):
     case_id: Mapped[str | None] = mapped_column(String(32))
     added_at: Mapped[datetime]
     added_by: Mapped[str] = mapped_column(String(200))
+
+
+class Note(Base):
+    """What a reviewer has written down about a case."""
+
+    __tablename__ = "notes"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.id"), index=True)
+    at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+    text: Mapped[str] = mapped_column(String(2000))
+
+
+class Lockdown(Base):
+    """A time in which every upload is held, whatever it is.
+
+    Attributes:
+        until: when it ends by itself; None where somebody has to end it.
+        ended_at, ended_by: None while it goes on, or where it has ended by itself.
+    """
+
+    __tablename__ = "lockdowns"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    began_at: Mapped[datetime]
+    by: Mapped[str] = mapped_column(String(200))
+    reason: Mapped[str | None] = mapped_column(String(500))
+    until: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    ended_by: Mapped[str | None] = mapped_column(String(200))
 
 
 class LedgerEntry(Base):

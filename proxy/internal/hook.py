@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.cases.clearances import Clearances
-from proxy.cases.deciding import RELEASE_S
 from proxy.cases.keeping import Keeper, Origin
+from proxy.cases.life import RELEASE_S
 from proxy.channels.looks import Look, Priority, Seen, Unseen
 from proxy.database import Case, Database, cases, ledger
 from proxy.errors import Refusal, SealingError

@@ -6,7 +6,7 @@ import uuid
 
 from aiohttp import web
 
-from proxy.database import Database, cases
+from proxy.database import Database, promising
 from proxy.intake.target import write_target
 from proxy.pictrs import Pictrs
 from proxy.routes import Match, segments_of
@@ -29,7 +29,7 @@ class Claims:
             PictrsError: pict-rs gave no answer.
         """
         upload_id = _canonical(dict(query).get("upload_id", ""))
-        promise = await self._database.run(cases.claim, upload_id) if upload_id else None
+        promise = await self._database.run(promising.claim, upload_id) if upload_id else None
         if promise is None:
             return await self._passing.pass_on(request, write_target(segments_of(match), query))
         is_06 = await self._pictrs.is_06()

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy import refusals
 from proxy.cases import placeholder
 from proxy.cases.keeping import Wanted, make_promise
-from proxy.database import Database, Promise, cases, ledger
+from proxy.database import Database, Promise, ledger, promising
 from proxy.errors import PictrsError, Refusal
 from proxy.intake.budget import Budget
 from proxy.intake.fetching import USER_AGENT, Fetcher, alias_in
@@ -165,7 +165,7 @@ class Fetches:
         steps = [(key, value) for key, value in promise.arguments if key in STEPS]
         made = make_promise(details, media, [*steps, *arguments], wanted)
         made.case_id = promise.case_id
-        if not await self._database.run(cases.promise_more, made):
+        if not await self._database.run(promising.promise_more, made):
             raise Refusal(503, "busy", "The picture is not ready yet", retry_after_s=5)
         is_06 = await self._pictrs.is_06()
         if is_backgrounded:

@@ -10,7 +10,7 @@ from aiohttp import web
 from proxy import refusals
 from proxy.aliases import alias_key
 from proxy.cases.placeholder import Placeholders
-from proxy.database import CaseState, Database, Promise, cases
+from proxy.database import CaseState, Database, Promise, promising
 from proxy.errors import Refusal
 from proxy.intake.fetching import USER_AGENT
 from proxy.media import Size, processed_size
@@ -36,7 +36,7 @@ class Pending:
         Args:
             alias: in any spelling that pict-rs takes for the same.
         """
-        promise = await self._database.run(cases.promise_of, alias_key(alias))
+        promise = await self._database.run(promising.promise_of, alias_key(alias))
         if promise is None or promise.removed_at is not None or promise.case.state is CaseState.RELEASED:
             return None
         return promise

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy import refusals
 from proxy.aliases import alias_key
-from proxy.database import CaseState, Database, Promise, cases
+from proxy.database import CaseState, Database, Promise, cases, promising
 from proxy.intake.target import write_target
 from proxy.pictrs import Pictrs
 from proxy.routes import Match, segments_of
@@ -42,7 +42,7 @@ class Removals:
         key, value = subject(match, query)
         promise = None
         if value and key != "proxy":
-            promise = await self._database.run(cases.promise_of, alias_key(value))
+            promise = await self._database.run(promising.promise_of, alias_key(value))
         if promise is None or (promise.removed_at is not None and match.route.name != "delete"):
             named = [(key, value)] if key else []
             return await self._passing.pass_on(request, write_target(segments_of(match), named))
@@ -72,7 +72,7 @@ class Removals:
 
     async def _remove(self, promises: list[Promise], act: str) -> None:
         """Takes aliases away, from pict-rs too where a release has brought them there, or may just do so."""
-        for alias in await self._database.run(cases.remove, promises, act=act):
+        for alias in await self._database.run(promising.remove, promises, act=act):
             await self._pictrs.delete(alias)  # again, where an earlier attempt did not get so far
 
 

@@ -15,10 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy import refusals
 from proxy.aliases import alias_key
 from proxy.cases.clearances import Clearances
-from proxy.cases.deciding import RELEASE_S
 from proxy.cases.keeping import Keeper, Origin, Wanted
+from proxy.cases.life import RELEASE_S
 from proxy.channels.looks import Look, Priority, Seen, Unseen
-from proxy.database import Database, Promise, cases, ledger
+from proxy.database import Database, Promise, ledger, promising
 from proxy.errors import AliasTaken, PictrsError, Refusal, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget, Room
@@ -219,7 +219,7 @@ class Uploads:
         """Takes back what was promised in a request that has failed after all: nobody is told of it."""
         made = [promise for promise in promises if promise is not None]
         if made:
-            await self._database.run(cases.remove, made, act="alias withdrawn: the upload has failed")
+            await self._database.run(promising.remove, made, act="alias withdrawn: the upload has failed")
 
     async def _look(self, upload: Upload, deadline: float) -> _Judged:
         left = deadline - asyncio.get_running_loop().time()
@@ -260,7 +260,7 @@ class Uploads:
             return None
         for one in judged:
             alias = one.upload.alias
-            if await self._database.run(cases.promise_of, alias_key(alias)) is not None:
+            if await self._database.run(promising.promise_of, alias_key(alias)) is not None:
                 return refusals.ALIAS_TAKEN()
             if one.is_held and await self._pictrs.has(alias):
                 return refusals.ALIAS_TAKEN()

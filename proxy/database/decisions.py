@@ -1,0 +1,160 @@
+"""Decisions about cases: state, memory of hashes and ledger change together, as `proxy.cases.life` allows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from proxy.cases import life
+from proxy.cases.life import RELEASE_S, Act, Actor, CaseState, Standing
+from proxy.database import cases, ledger
+from proxy.database.engine import Database
+from proxy.database.models import Case, KnownHash
+from proxy.errors import CaseError
+
+GATE = "gate"  # in `decided_by` and in the ledger, where no human was; no reviewer may have that name
+
+
+def check(database: Database, case_id: str, act: Act) -> Case:
+    """The case with that id, if a reviewer may do `act` to it now.
+
+    Raises:
+        CaseError: there is none, or it is not allowed.
+    """
+    case = cases.get(database, case_id)
+    _after(case, act, Actor.REVIEWER)
+    return case
+
+
+def releasing(database: Database, case_id: str, *, by: str, sha256: str) -> tuple[Case, bool]:
+    """Begins a release, before pict-rs is sent anything. May be begun again, after a crash say.
+
+    Args:
+        by: a reviewer's name, or `GATE`.
+        sha256: of the original; an adopted case learns it here.
+
+    Returns:
+        The case, and whether an earlier attempt may have stored something already.
+
+    Raises:
+        CaseError: it is decided already, or the same file was confirmed.
+    """
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        is_repeated = case.state is CaseState.RELEASING
+        to = _after(case, Act.BEGIN_RELEASE, _actor(by))
+        known_file = session.get(KnownHash, sha256)
+        if known_file is not None and known_file.verdict == "block":
+            raise CaseError(
+                f"{case_id}: the same file was confirmed by {known_file.added_by} "
+                f"in case {known_file.case_id}, so it cannot be released"
+            )
+        case.sha256 = sha256
+        _decide(session, case, to, by, _facts(case))
+    return case, is_repeated
+
+
+def released(database: Database, case_id: str, *, by: str, stored_as: Collection[str]) -> Case | None:
+    """Ends a release: pict-rs has the picture. After a reviewer's, the same bytes pass from now on.
+
+    Args:
+        by: a reviewer's name, or `GATE`, which remembers nothing: it has only looked.
+        stored_as: SHA-256 of what pict-rs has made of the file, one for each alias that it told of.
+
+    Returns:
+        The case; None where a further alias was promised meanwhile, which has to be stored first.
+
+    Raises:
+        CaseError: somebody has confirmed it meanwhile.
+    """
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        if case.state is CaseState.RELEASED:  # the same release, run twice
+            return case
+        to = _after(case, Act.END_RELEASE, _actor(by))
+        if any(promise.stored_at is None and promise.removed_at is None for promise in case.promises):
+            return None
+        _decide(session, case, to, by, _facts(case))
+        if _actor(by) is Actor.REVIEWER:
+            for sha256 in {case.sha256, *stored_as} - {None}:
+                known_file = session.get(KnownHash, sha256)
+                if known_file is None or known_file.verdict != "block":
+                    _remember(session, case, str(sha256), "allow", by)
+    return case
+
+
+def not_released(database: Database, case_id: str, *, by: str, reason: str) -> None:
+    """Takes back the beginning of a release that pict-rs has refused: a human has to decide anew."""
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        if case.state is CaseState.RELEASING:
+            to = _after(case, Act.TAKE_BACK, _actor(by))
+            _decide(session, case, to, by, {"release refused": reason})
+            case.decided_at = case.decided_by = None
+
+
+def confirmed(database: Database, case_id: str, *, by: str, sha256: str) -> Case:
+    """A human's decision that a case is what it was held for: the same bytes are refused from now on.
+
+    Args:
+        sha256: of the original; an adopted case learns it here.
+
+    Raises:
+        CaseError: it is decided already, or being released.
+    """
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        to = _after(case, Act.CONFIRM, _actor(by))
+        case.sha256 = sha256
+        _decide(session, case, to, by, _facts(case))
+        _remember(session, case, sha256, "block", by)
+    return case
+
+
+def seen_since(database: Database, case_id: str, *, pdq: str | None, pdq_quality: int | None) -> None:
+    """Notes the perceptual hash of a case that nobody could look at when it was sealed."""
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        case.pdq, case.pdq_quality = pdq, pdq_quality
+
+
+def standing_of(case: Case) -> Standing:
+    """What decides which acts are allowed on a case, but for its period, which `retention` knows."""
+    young = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+    return Standing(
+        case.state,
+        by_gate=case.decided_by == GATE,
+        may_be_under_way=case.decided_at is not None and case.decided_at > young,
+        legal_hold=case.hold_at is not None,
+    )
+
+
+def _after(case: Case, act: Act, actor: Actor) -> CaseState:
+    try:
+        return life.after(standing_of(case), act, actor)
+    except CaseError as error:
+        by = f", by {case.decided_by}" if case.decided_by else ""
+        raise CaseError(f"{case.id}: {error}{by}") from None
+
+
+def _actor(by: str) -> Actor:
+    return Actor.GATE if by == GATE else Actor.REVIEWER
+
+
+def _facts(case: Case) -> dict[str, Any]:
+    return {"sha256": case.sha256, "aliases": [promise.alias for promise in case.promises]}
+
+
+def _decide(session: Session, case: Case, to: CaseState, by: str, facts: dict[str, Any]) -> None:
+    """State and ledger change together."""
+    case.state, case.decided_at, case.decided_by = to, datetime.now(UTC), by
+    ledger.append(session, to.value, actor=by, case_id=case.id, facts=facts)
+
+
+def _remember(session: Session, case: Case, sha256: str, verdict: str, by: str) -> None:
+    session.merge(
+        KnownHash(sha256=sha256, verdict=verdict, case_id=case.id, added_at=case.decided_at, added_by=by)
+    )
