@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.database import Database
 from tests import pictrs, pictures
 from tests.gate import Classifier, Gate, scripted
 
@@ -31,6 +32,14 @@ def hits() -> list[bytes]:
 def hit(hits: list[bytes]) -> bytes:
     """One of them that no other test has."""
     return hits.pop()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A new database."""
+    opened = Database(f"sqlite:///{tmp_path}/gate.db")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

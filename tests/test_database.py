@@ -6,7 +6,6 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,13 +34,6 @@ from proxy.database import (
 )
 from proxy.database.models import Base
 from proxy.errors import AliasTaken, CaseError, ConfigError
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path}/gate.db")
-    yield opened
-    opened.close()
 
 
 def promise(number: int = 1, **changes: object) -> Promise:

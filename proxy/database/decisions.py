@@ -25,7 +25,7 @@ def check(database: Database, case_id: str, act: Act) -> Case:
         CaseError: there is none, or it is not allowed.
     """
     case = cases.get(database, case_id)
-    _after(case, act, Actor.REVIEWER)
+    allowed(case, act, Actor.REVIEWER)
     return case
 
 
@@ -45,7 +45,7 @@ def releasing(database: Database, case_id: str, *, by: str, sha256: str) -> tupl
     with database.writing() as session:
         case = session.get_one(Case, case_id)
         is_repeated = case.state is CaseState.RELEASING
-        to = _after(case, Act.BEGIN_RELEASE, _actor(by))
+        to = allowed(case, Act.BEGIN_RELEASE, actor_of(by))
         known_file = session.get(KnownHash, sha256)
         if known_file is not None and known_file.verdict == "block":
             raise CaseError(
@@ -53,7 +53,7 @@ def releasing(database: Database, case_id: str, *, by: str, sha256: str) -> tupl
                 f"in case {known_file.case_id}, so it cannot be released"
             )
         case.sha256 = sha256
-        _decide(session, case, to, by, _facts(case))
+        move(session, case, to, by, _facts(case))
     return case, is_repeated
 
 
@@ -74,11 +74,11 @@ def released(database: Database, case_id: str, *, by: str, stored_as: Collection
         case = session.get_one(Case, case_id)
         if case.state is CaseState.RELEASED:  # the same release, run twice
             return case
-        to = _after(case, Act.END_RELEASE, _actor(by))
+        to = allowed(case, Act.END_RELEASE, actor_of(by))
         if any(promise.stored_at is None and promise.removed_at is None for promise in case.promises):
             return None
-        _decide(session, case, to, by, _facts(case))
-        if _actor(by) is Actor.REVIEWER:
+        move(session, case, to, by, _facts(case))
+        if actor_of(by) is Actor.REVIEWER:
             for sha256 in {case.sha256, *stored_as} - {None}:
                 known_file = session.get(KnownHash, sha256)
                 if known_file is None or known_file.verdict != "block":
@@ -91,8 +91,8 @@ def not_released(database: Database, case_id: str, *, by: str, reason: str) -> N
     with database.writing() as session:
         case = session.get_one(Case, case_id)
         if case.state is CaseState.RELEASING:
-            to = _after(case, Act.TAKE_BACK, _actor(by))
-            _decide(session, case, to, by, {"release refused": reason})
+            to = allowed(case, Act.TAKE_BACK, actor_of(by))
+            move(session, case, to, by, {"release refused": reason})
             case.decided_at = case.decided_by = None
 
 
@@ -107,9 +107,9 @@ def confirmed(database: Database, case_id: str, *, by: str, sha256: str) -> Case
     """
     with database.writing() as session:
         case = session.get_one(Case, case_id)
-        to = _after(case, Act.CONFIRM, _actor(by))
+        to = allowed(case, Act.CONFIRM, actor_of(by))
         case.sha256 = sha256
-        _decide(session, case, to, by, _facts(case))
+        move(session, case, to, by, _facts(case))
         _remember(session, case, sha256, "block", by)
     return case
 
@@ -121,26 +121,33 @@ def seen_since(database: Database, case_id: str, *, pdq: str | None, pdq_quality
         case.pdq, case.pdq_quality = pdq, pdq_quality
 
 
-def standing_of(case: Case) -> Standing:
-    """What decides which acts are allowed on a case, but for its period, which `retention` knows."""
+def standing_of(case: Case, *, period_over: bool = False) -> Standing:
+    """What decides which acts are allowed on a case."""
     young = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
     return Standing(
         case.state,
         by_gate=case.decided_by == GATE,
         may_be_under_way=case.decided_at is not None and case.decided_at > young,
         legal_hold=case.hold_at is not None,
+        period_over=period_over,
     )
 
 
-def _after(case: Case, act: Act, actor: Actor) -> CaseState:
+def allowed(case: Case, act: Act, actor: Actor, *, period_over: bool = False) -> CaseState:
+    """The state that an act leads to; to be asked in the transaction that then moves the case there.
+
+    Raises:
+        CaseError: it is not allowed; the message names the case and says why.
+    """
     try:
-        return life.after(standing_of(case), act, actor)
+        return life.after(standing_of(case, period_over=period_over), act, actor)
     except CaseError as error:
         by = f", by {case.decided_by}" if case.decided_by else ""
         raise CaseError(f"{case.id}: {error}{by}") from None
 
 
-def _actor(by: str) -> Actor:
+def actor_of(by: str) -> Actor:
+    """Who it is that goes by that name."""
     return Actor.GATE if by == GATE else Actor.REVIEWER
 
 
@@ -148,8 +155,8 @@ def _facts(case: Case) -> dict[str, Any]:
     return {"sha256": case.sha256, "aliases": [promise.alias for promise in case.promises]}
 
 
-def _decide(session: Session, case: Case, to: CaseState, by: str, facts: dict[str, Any]) -> None:
-    """State and ledger change together."""
+def move(session: Session, case: Case, to: CaseState, by: str, facts: dict[str, Any]) -> None:
+    """Changes state and ledger together; `to` is what `allowed` has said."""
     case.state, case.decided_at, case.decided_by = to, datetime.now(UTC), by
     ledger.append(session, to.value, actor=by, case_id=case.id, facts=facts)
 

@@ -1,0 +1,49 @@
+"""The commands of `pictrs-gate`, one file a noun. Of each, `proxy.cli` knows no more than its `add`."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Options that several commands have, as parents of their parsers.
+
+    Attributes:
+        configured: `--config`.
+        as_json: `--json`.
+        reviewing: `--reviewer`, who asks and decides.
+        keyed: `--identity`, a reviewer's private key.
+    """
+
+    configured: argparse.ArgumentParser
+    as_json: argparse.ArgumentParser
+    reviewing: argparse.ArgumentParser
+    keyed: argparse.ArgumentParser
+
+
+def shared() -> Shared:
+    """A new set of them."""
+    made = Shared(*(argparse.ArgumentParser(add_help=False) for _ in range(4)))
+    made.configured.add_argument("--config", type=Path, default=Path("gate.toml"), metavar="FILE")
+    made.as_json.add_argument("--json", action="store_true", help="for programs")
+    made.reviewing.add_argument(
+        "--reviewer", type=_human, default=getpass.getuser(), help="who decides (default: %(default)s)"
+    )
+    made.keyed.add_argument("--identity", type=Path, metavar="FILE", help="the reviewer's private key")
+    return made
+
+
+def _human(name: str) -> str:
+    """A reviewer's name, under which nobody else acts: the ledger tells by it who did what."""
+    if not name.strip() or not name.isprintable() or len(name) > 200:
+        raise argparse.ArgumentTypeError("must be a name of at most 200 printable characters")
+    if name.strip().lower() in ("gate", "client", "retention"):
+        raise argparse.ArgumentTypeError(f"{name!r} is what the gate calls itself; give your own name")
+    return name.strip()
