@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.database import Database
-from tests import pictrs, pictures
+from tests import forking, pictrs, pictures, processes
 from tests.gate import Classifier, Gate, scripted
 
 _HITS = 150
@@ -20,6 +20,15 @@ SIGNALS = {"sexual": 0.9, "minor": 0.8}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the long files first; within a file nothing changes."""
     items.sort(key=lambda item: not item.path.name.startswith(_LONG))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks() -> Iterator[None]:
+    """Our own programs start quickly."""
+    processes.forks = forking.Forks()
+    yield
+    processes.forks.close()
+    processes.forks = None
 
 
 @pytest.fixture(scope="session")

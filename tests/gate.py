@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from proxy.config import load
 from proxy.database import Database, LedgerEntry, cases, ledger
 from proxy.review.terminal import facts_of
 from tests.client import Answer, upload
-from tests.processes import Program, answers, free_port
+from tests.processes import Program, answers, free_port, run
 
 TOKEN = "a-token-for-tests-only"
 _BIN = Path(sys.executable).parent
@@ -166,15 +165,8 @@ class Gate:
         self, *words: str, check: bool = True, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command of `pictrs-gate` beside it."""
-        return subprocess.run(
-            [_BIN / "pictrs-gate", "--log-level", "warning", *words],
-            capture_output=True,
-            text=True,
-            check=check,
-            cwd=self.folder,
-            timeout=120,
-            env={**os.environ, **(env or {})},
-        )
+        command = [_BIN / "pictrs-gate", "--log-level", "warning", *words]
+        return run(command, check=check, cwd=self.folder, env=env)
 
     def review(
         self, *words: str, check: bool = True, env: Mapping[str, str] | None = None

@@ -6,11 +6,18 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
+
+from tests.forking import Forked, Forks
+
+# What starts our own programs where they have to start quickly; None starts them as an operator does.
+forks: Forks | None = None
 
 
 def free_port() -> int:
@@ -35,15 +42,7 @@ class Program:
         self.log = log
         self._command = [str(word) for word in command]
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                self._command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **(env or {})},
-                cwd=cwd,
-                start_new_session=True,
-            )
+            self.process = _started(self._command, output, output, {**os.environ, **(env or {})}, cwd)
 
     def wait_until(self, ready: Callable[[], bool], within_s: float = 30.0) -> None:
         """Waits until `ready()`; raises with the program's output where it ends or takes too long."""
@@ -80,6 +79,53 @@ class Program:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    within_s: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end, as `subprocess.run` does, and returns what it has printed."""
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = _started(words, stdout, stderr, {**os.environ, **(env or {})}, cwd)
+        try:
+            status = process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        printed = [_all_of(stdout), _all_of(stderr)]
+    if check and status:
+        raise subprocess.CalledProcessError(status, words, *printed)
+    return subprocess.CompletedProcess(words, status, *printed)
+
+
+def _started(
+    words: Sequence[str], stdout: IO[bytes], stderr: IO[bytes], env: Mapping[str, str], cwd: Path | None
+) -> subprocess.Popen[bytes] | Forked:
+    if forks is not None:
+        forked = forks.start(words, stdout=stdout.fileno(), stderr=stderr.fileno(), env=env, cwd=cwd)
+        if forked is not None:
+            return forked
+    return subprocess.Popen(
+        words,
+        stdout=stdout,
+        stderr=stderr,
+        stdin=subprocess.DEVNULL,
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+    )
+
+
+def _all_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def answers(url: str) -> bool:
