@@ -10,7 +10,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 from prometheus_client import start_http_server
@@ -185,6 +185,7 @@ async def score_files(settings: Settings, files: Sequence[tuple[str, bytes]]) ->
     Raises:
         SetupError: the ensemble cannot be built.
     """
+    settings = replace(settings, workers=min(settings.workers, max(1, len(files))))
     async with _running(settings, Metrics()) as engine:
         deadline = asyncio.get_running_loop().time() + 60 * max(1, len(files))
 

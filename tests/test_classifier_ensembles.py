@@ -43,7 +43,7 @@ def test_an_unknown_key_in_any_shipped_recipe_would_be_found(tmp_path: Path) -> 
 
 def test_nothing_of_torch_is_imported_until_a_recipe_names_it() -> None:
     code = (
-        "import sys; from classifier import cli, ensembles; ensembles.read('starter')\n"
+        "import sys; from classifier import commands, ensembles; ensembles.read('starter')\n"
         "print([name for name in ('torch', 'timm', 'open_clip', 'huggingface_hub') if name in sys.modules])"
     )
     started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
