@@ -67,6 +67,7 @@ def video(extension: str = "mp4", frames: int = 20) -> bytes:
     with av.open(file, "w", format=extension) as container:
         codec = "libvpx" if extension == "webm" else "libx264"
         stream = container.add_stream(codec, rate=frames, width=160, height=120, pix_fmt="yuv420p")
+        stream.codec_context.thread_count = 1  # libvpx's threads wait for each other by spinning
         for seed in range(frames):
             frame = av.VideoFrame.from_image(draw((160, 120), seed))
             container.mux(stream.encode(frame))

@@ -5,26 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from classifier.decoding import Array, Decoded, Frame, Prepared
+from classifier.decoding import Decoded, Prepared
 from classifier.decoding.pool import DecodingPool
 from classifier.ensembles import Ensemble
 from classifier.heads import Finish, Inputs
 from classifier.turns import Priority
-
-
-@dataclass(frozen=True)
-class Width:
-    """How many pixels wide the frame is, which serves as its name."""
-
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        return np.array([frame.image.width])
+from tests.preparations import Width
 
 
 class Naming:

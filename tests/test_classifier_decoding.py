@@ -6,7 +6,6 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -26,69 +25,7 @@ from classifier.errors import Rejection
 from classifier.heads.resizing import Resized
 from classifier.turns import Priority
 from tests import pictures
-from tests.preparations import Pixels, indices_of, pixels_of
-
-
-@dataclass(frozen=True)
-class Misbehaves:
-    """Hangs or dies on frames of one width, as a codec with a bug would."""
-
-    hangs_at: int = 0
-    dies_at: int = 0
-    eats_at: int = 0
-
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        if frame.image.width == self.hangs_at:
-            time.sleep(60)
-        if frame.image.width == self.dies_at:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if frame.image.width == self.eats_at:
-            bytearray(3 * 1024**3)
-        return np.zeros((1, 1), np.uint8)
-
-
-@dataclass(frozen=True)
-class Scripted:
-    """Does with each frame 40 pixels wide the next thing that the script says; `tally` counts them."""
-
-    tally: Path
-    script: tuple[str, ...]
-
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        if frame.image.width == 40:
-            with self.tally.open("a") as tally:
-                tally.write(".")
-            step = self.script[self.count - 1]
-            if step == "die":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if step == "hang":
-                time.sleep(60)
-        return np.zeros((1, 1), np.uint8)
-
-    @property
-    def count(self) -> int:
-        return len(self.tally.read_text())
-
-
-@dataclass(frozen=True)
-class Holds:
-    """Keeps frames 40 pixels wide until there is a file at `until`."""
-
-    until: Path
-
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        while frame.image.width == 40 and not self.until.exists():
-            time.sleep(0.01)
-        return np.zeros((1, 1), np.uint8)
+from tests.preparations import Holds, Misbehaves, Nice, Pixels, Scripted, indices_of, pixels_of
 
 
 def shown(content: bytes) -> list[Array]:
@@ -247,17 +184,6 @@ async def test_a_client_that_leaves_does_not_take_the_decoder_along() -> None:
         await asyncio.sleep(0.01)
         leaving.cancel()
         await decode(running, pictures.png((50, 50)), within_s=20)
-
-
-@dataclass(frozen=True)
-class Nice:
-    """The niceness of the process that it runs in."""
-
-    def suffices(self, width: int, height: int) -> bool:
-        return True
-
-    def prepare(self, frame: Frame) -> Array:
-        return np.array([[os.nice(0)]], np.uint8)
 
 
 async def test_decoders_stand_back_for_models_on_the_same_cores() -> None:

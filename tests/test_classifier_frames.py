@@ -40,6 +40,7 @@ def video(frames: Iterator[Image.Image], extension: str = "mp4", size: tuple[int
     with av.open(file, "w", format=extension) as container:
         codec = "libvpx" if extension == "webm" else "libx264"
         stream = container.add_stream(codec, rate=25, width=size[0], height=size[1], pix_fmt="yuv420p")
+        stream.codec_context.thread_count = 1  # libvpx's threads wait for each other by spinning
         for image in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(image)))
         container.mux(stream.encode())

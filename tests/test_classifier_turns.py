@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import aiohttp
-import numpy as np
 import pytest
 from aiohttp.test_utils import TestServer
 
-from classifier.decoding import Array, Decoded, Frame, Limits
+from classifier.decoding import Decoded, Limits
 from classifier.decoding.pool import DecodingPool
 from classifier.engine import Batching, Engine
 from classifier.ensembles import Ensemble
@@ -25,7 +22,7 @@ from classifier.server import Server
 from classifier.service import Bounds, Service
 from classifier.turns import Priority, Turns
 from tests import pictures
-from tests.scored import Width
+from tests.preparations import Misbehaves, Width
 
 LIVE, BACKFILL = Priority.LIVE, Priority.BACKFILL
 
@@ -210,22 +207,9 @@ async def test_backfill_never_has_the_decoder_that_is_kept_for_live_files() -> N
         await asyncio.gather(*films, return_exceptions=True)
 
 
-@dataclass(frozen=True)
-class Hanging:
-    """Stays with what is 40 pixels wide for longer than anybody waits."""
-
-    def suffices(self, width: int, height: int) -> bool:
-        return False
-
-    def prepare(self, frame: Frame) -> Array:
-        if frame.image.width == 40:
-            time.sleep(30)
-        return np.array([frame.image.width])
-
-
 @asynccontextmanager
 async def hanging_decoders(workers: int, *, live_only: int) -> AsyncIterator[DecodingPool]:
-    pool = DecodingPool(workers, [Hanging()], Limits(), live_only=live_only)
+    pool = DecodingPool(workers, [Misbehaves(hangs_at=40)], Limits(), live_only=live_only)
     try:
         await pool.start()
         yield pool
