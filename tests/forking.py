@@ -29,7 +29,7 @@ from typing import NoReturn
 _GATE, _CLASSIFIER, _PICTRS = "pictrs-gate", "pictrs-classifier", "tests.pictrs"
 _IMPORTS = {
     _GATE: ("proxy.cli", "alembic.command", "alembic.context", "aiohttp.web"),
-    _CLASSIFIER: ("classifier.cli", "classifier.app", "classifier.heads.scripted"),
+    _CLASSIFIER: ("classifier.commands", "classifier.heads.scripted"),
     _PICTRS: ("aiohttp.web", "PIL.ImageFilter", "PIL.ImageOps", "proxy.aliases", "proxy.media"),
 }
 _LONGEST_REQUEST = 1 << 20
@@ -86,7 +86,7 @@ class Forks:
     """Starts programs; has one process that forks for each kind of them, from when it is first needed."""
 
     def __init__(self) -> None:
-        self._forking: dict[str, tuple[subprocess.Popen[bytes], socket.socket]] = {}
+        self._forking: dict[tuple[str, ...], tuple[subprocess.Popen[bytes], socket.socket]] = {}
         self._asking = threading.Lock()
 
     def start(
@@ -97,14 +97,19 @@ class Forks:
         stderr: int,
         env: Mapping[str, str],
         cwd: Path | None,
+        imported: Sequence[str] = (),
     ) -> Forked | None:
-        """Starts a command in a session of its own; None where it is no program of ours."""
+        """Starts a command in a session of its own; None where it is no program of ours.
+
+        Args:
+            imported: modules that it has imported already, beside those of every such program.
+        """
         name = _name(words)
         if name is None:
             return None
         asked = {"words": list(words), "env": dict(env), "cwd": str(cwd or Path.cwd()), "umask": _umask()}
         with self._asking, Path(os.devnull).open("rb") as nothing:
-            control = self._control(name)
+            control = self._control(name, *imported)
             near, far = os.pipe()
             try:
                 files = [nothing.fileno(), stdout, stderr, far]
@@ -120,20 +125,20 @@ class Forks:
             process.wait(10)
         self._forking.clear()
 
-    def _control(self, name: str) -> socket.socket:
-        if name not in self._forking:
+    def _control(self, *kind: str) -> socket.socket:
+        if kind not in self._forking:
             near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with far:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.forking", name, str(far.fileno())],
+                    [sys.executable, "-m", "tests.forking", str(far.fileno()), *kind],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     cwd=Path(__file__).parents[1],
                     pass_fds=[far.fileno()],
                     start_new_session=True,
                 )
-            self._forking[name] = process, near
-        return self._forking[name][1]
+            self._forking[kind] = process, near
+        return self._forking[kind][1]
 
 
 def _name(words: Sequence[str]) -> str | None:
@@ -213,8 +218,9 @@ def _become(asked: dict[str, object], files: list[int], control: socket.socket) 
 
 
 def _main() -> NoReturn:
-    name, control = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
-    for module in _IMPORTS[name]:
+    number, name, *more = sys.argv[1:]
+    control = socket.socket(fileno=int(number))
+    for module in (*_IMPORTS[name], *more):
         importlib.import_module(module)
     gc.freeze()
     run = _serve(control)

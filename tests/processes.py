@@ -88,11 +88,16 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     within_s: float = 120,
+    imported: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, as `subprocess.run` does, and returns what it has printed."""
+    """Runs a command to its end, as `subprocess.run` does, and returns what it has printed.
+
+    Args:
+        imported: modules that take long to import and that a program of ours needs.
+    """
     words = [str(word) for word in command]
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        process = _started(words, stdout, stderr, {**os.environ, **(env or {})}, cwd)
+        process = _started(words, stdout, stderr, {**os.environ, **(env or {})}, cwd, imported)
         try:
             status = process.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -106,10 +111,16 @@ def run(
 
 
 def _started(
-    words: Sequence[str], stdout: IO[bytes], stderr: IO[bytes], env: Mapping[str, str], cwd: Path | None
+    words: Sequence[str],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    env: Mapping[str, str],
+    cwd: Path | None,
+    imported: Sequence[str] = (),
 ) -> subprocess.Popen[bytes] | Forked:
     if forks is not None:
-        forked = forks.start(words, stdout=stdout.fileno(), stderr=stderr.fileno(), env=env, cwd=cwd)
+        files = {"stdout": stdout.fileno(), "stderr": stderr.fileno()}
+        forked = forks.start(words, **files, env=env, cwd=cwd, imported=imported)
         if forked is not None:
             return forked
     return subprocess.Popen(

@@ -8,9 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
-import torch
 
 from classifier import ensembles
 from classifier.decoding import Limits
@@ -42,6 +40,9 @@ def concepts(folder: Path, more: str = "", adults: list[str] = ADULTS) -> str:
 
 def by_open_clip(folder: Path, content: bytes, temperature: float | None) -> dict[str, float]:
     """The same, as open_clip's own documentation does it."""
+    import open_clip  # not where tests are collected: it takes seconds
+    import torch
+
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model.eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
@@ -86,10 +87,12 @@ def test_it_says_what_open_clip_itself_says(
 
 def texts_embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many phrases each call of a text tower was about."""
+    import open_clip
+
     calls: list[int] = []
     embed = open_clip.model.CLIP.encode_text
 
-    def counted(self: Any, tokens: torch.Tensor, **how: Any) -> torch.Tensor:
+    def counted(self: Any, tokens: Any, **how: Any) -> Any:
         calls.append(len(tokens))
         return embed(self, tokens, **how)
 
@@ -176,6 +179,8 @@ def test_without_a_cache_it_works_and_says_so(
 def test_the_text_tower_is_not_kept(tmp_path: Path) -> None:
     own = ensembles.load(recipe(tmp_path, concepts(clip_model(tmp_path / "model"))))
     gc.collect()
+    import torch
+
     vocabulary = 49408
     kept = [one for one in gc.get_objects() if type(one) is torch.nn.Embedding]
     assert not [one for one in kept if one.num_embeddings == vocabulary]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import pictures
+from tests import pictures, processes
 from tests.client import Answer, get, send
 from tests.conftest import SIGNALS
 from tests.gate import TOKEN, Classifier, scripted
@@ -173,7 +173,7 @@ def test_past_the_bound_it_says_overloaded_at_once(tmp_path: Path) -> None:
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *words], capture_output=True, text=True, timeout=60, check=False)
+    return processes.run([COMMAND, *words], within_s=60, check=False)
 
 
 def test_score_prints_a_table_and_json(tmp_path: Path) -> None:
