@@ -13,6 +13,8 @@
 PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check --quiet
 CONSTRAINTS = .ci/constraints.txt
+# Compiled files are kept even where the machine's environment says otherwise: programs start sooner with them.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test fuzz fuzz-classifier bench bench-classifier pict-rs lint format clean
 

@@ -68,7 +68,7 @@ def test_jpeg_xl_is_a_picture() -> None:
 
 @pytest.mark.parametrize("odd", [1, 101, 250, 298])
 def test_one_odd_frame_of_a_long_gif_is_among_the_scored(odd: int) -> None:
-    first, *rest = moving(300, odd)
+    first, *rest = moving(300, odd, (160, 100))
     content = pictures.encode(first, "GIF", save_all=True, append_images=rest, duration=40)
     seen = decoded(content)
     assert odd in indices_of(seen)
