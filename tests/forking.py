@@ -33,13 +33,14 @@ _IMPORTS = {
     _PICTRS: ("aiohttp.web", "PIL.ImageFilter", "PIL.ImageOps", "proxy.aliases", "proxy.media"),
 }
 _LONGEST_REQUEST = 1 << 20
+_PID_BYTES = 8
 
 
 class Forked:
     """A process as `subprocess.Popen` would give it."""
 
     def __init__(self, words: Sequence[str], pid: int, status: int) -> None:
-        """`status`: from where its exit status can be read once it has ended."""
+        """`status`: a pipe that its exit status comes from once it has ended."""
         self.args, self.pid = list(words), pid
         self.returncode: int | None = None
         self._status, self._reading = status, threading.Lock()
@@ -116,7 +117,9 @@ class Forks:
                 socket.send_fds(control, [json.dumps(asked).encode()], files)
             finally:
                 os.close(far)
-            return Forked(words, int(control.recv(100)), near)
+            pid = os.read(near, _PID_BYTES)
+            assert pid, f"the process that forks for {name} is gone"
+            return Forked(words, int.from_bytes(pid), near)
 
     def close(self) -> None:
         """Ends the processes that fork; what they have started goes on."""
@@ -200,7 +203,7 @@ def _become(asked: dict[str, object], files: list[int], control: socket.socket) 
     os.setsid()
     for number in range(3):
         os.dup2(files[number], number)
-    control.send(str(os.getpid()).encode())
+    os.write(files[3], os.getpid().to_bytes(_PID_BYTES))
     control.detach()
     os.closerange(3, 1024)
     os.chdir(str(asked["cwd"]))

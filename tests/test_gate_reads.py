@@ -44,14 +44,16 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         policy={"on_undecodable": "allow"},  # so that pict-rs itself says what is broken
     )
     replay, found = Replay(gate.url, running.api_key), []
-    for exchange in exchanges("0.6.0-rc.6" if running.is_06 else "0.5.25"):
-        got = replay.send(exchange)
-        if exchange.name not in _OTHERWISE:
-            found += [f"{exchange.name}: {line}" for line in differences(exchange, got)]
-    yield found
-    gate.stop()
-    classifier.stop()
-    running.stop()
+    try:
+        for exchange in exchanges("0.6.0-rc.6" if running.is_06 else "0.5.25"):
+            got = replay.send(exchange)
+            if exchange.name not in _OTHERWISE:
+                found += [f"{exchange.name}: {line}" for line in differences(exchange, got)]
+        yield found
+    finally:  # where it takes too long, too
+        gate.stop()
+        classifier.stop()
+        running.stop()
 
 
 def test_through_the_gate_pict_rs_answers_as_it_was_recorded(replayed: list[str]) -> None:
