@@ -12,14 +12,24 @@ from tests import forking, pictrs, pictures, processes
 from tests.gate import Classifier, Gate, scripted
 
 _HITS = 150
-# Files that take a minute or so go first, or one of the two processes would wait for the other at the end.
-_LONG = ("test_starting", "test_gate_reads", "test_7_", "test_dialling_in", "test_nginx")
+# Files that take half a minute or more, longest first: one of them last, and one of the two processes would
+# wait for the other at the end. (`--no-loadscope-reorder` keeps xdist from putting those of few tests last.)
+_LONG = (
+    *("test_7_", "test_gate_reads", "test_starting", "test_nginx", "test_classifier_stopping"),
+    *("test_fetching", "test_gate_uploads", "test_lemmy", "test_classifier_heads", "test_backfill"),
+    *("test_routes", "test_dialling_in", "test_hook"),
+)
 SIGNALS = {"sexual": 0.9, "minor": 0.8}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the long files first; within a file nothing changes."""
-    items.sort(key=lambda item: not item.path.name.startswith(_LONG))
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.name
+        return next((place for place, long in enumerate(_LONG) if name.startswith(long)), len(_LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
