@@ -14,7 +14,7 @@ from rich.console import Console
 
 from proxy.cases.sealing import write_new_identity
 from proxy.database import Case, CaseState, Promise
-from proxy.review.terminal import print_case, print_list
+from proxy.review.terminal import Shown, print_case, print_list
 from tests import pictures
 from tests.client import get
 from tests.gate import Gate
@@ -221,7 +221,7 @@ def test_the_terminal_obeys_nothing_that_an_uploader_has_written() -> None:
         return into.getvalue()
 
     table = shown(lambda console: print_list(console, [case], as_json=False))
-    words = shown(lambda console: print_case(console, case, as_json=False))
+    words = shown(lambda console: print_case(console, Shown(case), as_json=False))
     assert (table.count(spelled), words.count(spelled)) == (3, 6)
     for text in (table, words):
         assert "\u202e" not in text and "\x1b[2J" not in text and "\r" not in text
