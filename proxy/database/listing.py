@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Select, func, select, union_all
+from sqlalchemy.orm import selectinload
 
 from proxy.aliases import alias_key
 from proxy.cases.life import CaseState
@@ -62,9 +63,16 @@ def page(
     Returns:
         The cases, and whether there are more behind them.
     """
-    query = select(Case).where(*_meets(wanted)).order_by(*_ordered(order))
+    first, last = (number - 1) * limit, number * limit + 1
+    if len(wanted.states) > 1 and order in (Order.NEWEST, Order.OLDEST):
+        query = select(Case).where(Case.id.in_(_first_of_each_state(wanted, order, last)))
+    else:
+        query = select(Case).where(*_meets(wanted))
+    query = query.order_by(*_ordered(order)).limit(limit + 1).offset(first)
+    # Its case is at hand already.
+    query = query.options(selectinload(Case.promises).lazyload(Promise.case))
     with database.reading() as session:
-        found = list(session.scalars(query.limit(limit + 1).offset((number - 1) * limit)))
+        found = list(session.scalars(query))
     return found[:limit], len(found) > limit
 
 
@@ -85,10 +93,25 @@ def states_of(database: Database, ids: Sequence[str]) -> list[tuple[str, CaseSta
     return [(one, found.get(one)) for one in ids]
 
 
+def _first_of_each_state(wanted: Filter, order: str, count: int) -> Select[tuple[str]]:
+    """The ids of the first `count` of each state: an index has them in order, but not those of several."""
+    of_each = [
+        select(Case.id)
+        .where(*_meets(replace(wanted, states=(state,))))
+        .order_by(*_ordered(order))
+        .limit(count)
+        .subquery()
+        for state in wanted.states
+    ]
+    together = union_all(*(select(one.c.id) for one in of_each)).subquery()
+    return select(together.c.id)
+
+
 def _meets(wanted: Filter) -> list[ColumnElement[bool]]:
     meets: list[ColumnElement[bool]] = []
     if wanted.states:
-        meets.append(Case.state.in_(wanted.states))
+        one, *others = wanted.states
+        meets.append(Case.state.in_(wanted.states) if others else Case.state == one)
     if wanted.since is not None:
         meets.append(Case.created_at >= wanted.since)
     if wanted.until is not None:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -80,6 +81,13 @@ class Case(Base):
         Index("ix_cases_newest", "created_at", "id"),
         Index("ix_cases_state_newest", "state", "created_at", "id"),
         Index("ix_cases_rule_newest", "rule", "created_at", "id"),
+        Index(
+            "ix_cases_held",
+            "created_at",
+            "id",
+            sqlite_where=text("hold_at IS NOT NULL"),
+            postgresql_where=text("hold_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

@@ -15,3 +15,7 @@ def upgrade() -> None:
     op.create_index("ix_cases_newest", "cases", ["created_at", "id"], unique=False)
     op.create_index("ix_cases_state_newest", "cases", ["state", "created_at", "id"], unique=False)
     op.create_index("ix_cases_rule_newest", "cases", ["rule", "created_at", "id"], unique=False)
+    held = sa.text("hold_at IS NOT NULL")
+    op.create_index(
+        "ix_cases_held", "cases", ["created_at", "id"], unique=False, sqlite_where=held, postgresql_where=held
+    )
