@@ -162,6 +162,16 @@ def check_identity(path: Path, recipients: Sequence[str], *, is_on_server: bool)
     return found or [_ok(about, f"{path} is private; {mode}")]
 
 
+def check_gate_key(path: Path) -> list[Finding]:
+    """Whether the gate's own key, where it has one, is private: it opens what has still to be looked at."""
+    about = "gate's own key"
+    if not path.exists():
+        return []
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return [_warn(about, f"{path} can be read by others; chmod 600 {path}")]
+    return [_ok(about, f"{path} is private")]
+
+
 def check_newest_case(case: Case | None, cases: CasesSection, identity_file: Path) -> Finding:
     """Whether a key opens what is there: a key that was lost is better missed today."""
     about = "newest case"

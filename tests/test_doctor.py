@@ -113,7 +113,10 @@ def test_a_single_recipient_and_a_key_that_others_can_read_are_warned_of(
     still: Gate, examine: Doctor
 ) -> None:
     still.key.chmod(0o644)
+    write_new_identity(still.folder / "gate.key")
+    (still.folder / "gate.key").chmod(0o640)
     _, found = examine(still)
+    assert only(found, "gate's own key").startswith("warn:")
     assert only(found, "recipients").startswith("warn: there is one only")
     assert only(found, "identity").startswith("warn:") and f"chmod 600 {still.key}" in only(found, "identity")
 

@@ -90,6 +90,7 @@ def _of_keys_and_folder(config: Config, identity: Path | None) -> list[Finding]:
     for path, is_on_server in ((config.cases.identity_file, True), (identity, False)):
         if path is not None:
             found += doctor.check_identity(path, config.cases.recipients, is_on_server=is_on_server)
+    found += doctor.check_gate_key(config.cases.gate_identity_file)
     return found + doctor.check_folder(config.cases.folder)
 
 

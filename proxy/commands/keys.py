@@ -56,6 +56,12 @@ async def _new(options: argparse.Namespace) -> None:
 async def _rotate(options: argparse.Namespace) -> int:
     config = load(options.config)
     keys = _keys(options, config)
+    if not keys.are_among(keys.reviewers):
+        print(
+            "No identity that was given is among the new recipients, so of the new files only the headers "
+            "can be checked. Open one with a new key before an old one is destroyed.",
+            file=sys.stderr,
+        )
     async with app.parts(config) as made:
         rotation = Rotation(made.database, made.quarantine, keys, made.fault)
         if options.dry_run:
@@ -74,12 +80,6 @@ async def _rotate(options: argparse.Namespace) -> int:
             }
             await made.database.run(ledger.record, "keys rotated", actor=options.reviewer, facts=facts)
     print(f"{done} cases resealed for {len(set(keys.reviewers))} recipients, {left} left")
-    if not keys.are_among(keys.reviewers):
-        print(
-            "No identity that was given is among the new recipients, so of the new files only the headers "
-            "could be checked. Open one with a new key before an old one is destroyed.",
-            file=sys.stderr,
-        )
     return 1 if left or troubles else 0
 
 

@@ -223,7 +223,7 @@ async def _each(
     failed = unanswered = 0
     for number, (case_id, _) in enumerate(found, start=1):
         try:
-            print(f"{case_id}: {await one(case_id)}", flush=True)
+            print(terminal.harmless(f"{case_id}: {await one(case_id)}"), flush=True)
             unanswered = 0
         except GateError as error:
             failed += 1

@@ -191,9 +191,12 @@ def _what_happened(shown: Shown) -> Iterator[tuple[str, str]]:
 def _frames_in_words(frames: Any) -> str:
     """Which frame of how many was the worst of each signal."""
     worst: dict[str, tuple[float, int]] = {}
-    for frame in frames:
-        for name, value in frame["signals"].items():
-            worst[name] = max(worst.get(name, (-1.0, 0)), (value, frame["index"]))
+    try:
+        for frame in frames:
+            for name, value in frame["signals"].items():
+                worst[name] = max(worst.get(name, (-1.0, 0)), (float(value), int(frame["index"])))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return json.dumps(frames)  # another gate's way to write them
     highest = ", ".join(f"{name} {value:.3f} in frame {at}" for name, (value, at) in sorted(worst.items()))
     return f"{len(frames)} looked at; highest: {highest}"
 
