@@ -123,7 +123,8 @@ class Quarantine:
 
     def settle(self, name: str) -> None:
         """The swap of `name` is noted: what was there before goes."""
-        self.path(name).with_suffix(_BEFORE).unlink(missing_ok=True)
+        path = self.path(name)
+        path.with_suffix(_BEFORE).unlink(missing_ok=True)
 
     def put_back(self, name: str) -> None:
         """Undoes a swap of `name` that was cut off."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Column, MetaData, String, Table, create_engine, inspect, make_url, select
 
+from proxy.cases.life import CaseState
 from proxy.database import ledger
 from proxy.database.engine import Database
 from proxy.database.models import Case, LedgerEntry
@@ -48,6 +49,8 @@ def first_broken_of_last(database: Database, count: int) -> int | None:
 
 def newest_sealed(database: Database) -> Case | None:
     """The newest case whose bytes are still there."""
-    query = select(Case).where(Case.expired_at.is_(None)).order_by(Case.created_at.desc(), Case.id.desc())
+    query = (
+        select(Case).where(Case.state != CaseState.EXPIRED).order_by(Case.created_at.desc(), Case.id.desc())
+    )
     with database.reading() as session:
         return session.scalars(query.limit(1)).first()

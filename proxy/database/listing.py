@@ -117,7 +117,7 @@ def _meets(wanted: Filter) -> list[ColumnElement[bool]]:
     if wanted.until is not None:
         meets.append(Case.created_at < wanted.until)
     if wanted.rule is not None:
-        meets.append(Case.rule == wanted.rule)
+        meets.append(Case.rule == wanted.rule[:200])  # as long as the column is
     for name, least in wanted.signals_at_least.items():
         meets.append(_signal(name) >= least)
     if wanted.alias is not None:
