@@ -25,10 +25,6 @@ class Wanted:
     usual: str
     gate_reads: str | None
 
-    def of(self, case: Case) -> str | None:
-        """For whom this case is to be sealed."""
-        return self.gate_reads if case.gate_reads else self.usual
-
 
 def to_reseal(database: Database, wanted: Wanted) -> list[str]:
     """The ids of all cases that are sealed for others than they should be, or for nobody knows whom."""
