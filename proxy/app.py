@@ -268,6 +268,15 @@ def _context(index: int, section: ClassifierSection) -> ssl.SSLContext | None:
     )
 
 
+def channel_of(index: int, section: ClassifierSection) -> Channel:
+    """The channel that a section of the configuration describes; `index` is for messages.
+
+    Raises:
+        ConfigError: its certificates cannot be read.
+    """
+    return _channel(section, _context(index, section))
+
+
 def _channel(section: ClassifierSection, context: ssl.SSLContext | None) -> Channel:
     if section.kind == "fedi-safety":
         return PopChannel(_token(section))

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import __version__
-from proxy.commands import backfill, keys, review, serve, shared
+from proxy.commands import backfill, doctor, keys, review, serve, shared, who_reviews
 from proxy.database.engine import in_words
 from proxy.errors import GateError
 
-_COMMANDS = (serve, keys, review, backfill)
+_COMMANDS = (serve, doctor, keys, review, backfill)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
+        if "reviewer" in options and options.reviewer is None:
+            options.reviewer = who_reviews()
         return asyncio.run(options.run(options)) or 0
     except GateError as error:
         print(f"pictrs-gate: {error}", file=sys.stderr)

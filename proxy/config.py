@@ -209,6 +209,7 @@ class CasesSection(Section):
     folder: Path
     recipients: list[Recipient] = Field(min_length=1)
     identity_file: Path | None = None
+    gate_identity_file: Path = Path("gate.key")
 
 
 class DatabaseSection(Section):
@@ -395,6 +396,7 @@ def _complete(config: Config, folder: Path) -> Config:
         update={
             "folder": folder / cases.folder,
             "identity_file": cases.identity_file and folder / cases.identity_file,
+            "gate_identity_file": folder / cases.gate_identity_file,
         }
     )
     policy = config.policy.model_copy(

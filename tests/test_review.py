@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image, ImageChops
 from rich.console import Console
 
+from proxy import cli
 from proxy.cases.sealing import write_new_identity
 from proxy.database import Case, CaseState, Promise
-from proxy.review.terminal import print_case, print_list
+from proxy.review.terminal import Shown, print_case, print_list
 from tests import pictures
 from tests.client import get
 from tests.gate import Gate
@@ -221,7 +223,7 @@ def test_the_terminal_obeys_nothing_that_an_uploader_has_written() -> None:
         return into.getvalue()
 
     table = shown(lambda console: print_list(console, [case], as_json=False))
-    words = shown(lambda console: print_case(console, case, as_json=False))
+    words = shown(lambda console: print_case(console, Shown(case), as_json=False))
     assert (table.count(spelled), words.count(spelled)) == (3, 6)
     for text in (table, words):
         assert "\u202e" not in text and "\x1b[2J" not in text and "\r" not in text
@@ -244,3 +246,20 @@ def test_no_number_is_torn_apart_where_the_terminal_is_narrow() -> None:
     print_list(Console(file=into, width=80), [case], as_json=False)
     for word in (case.id, "confirmed", "50 min", "sexual=0.90", "minor=0.80"):
         assert word in into.getvalue()
+
+
+def test_several_are_released_at_once(
+    gate: Gate, hits: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [held(gate, hits.pop()) for _ in range(2)]
+    before = os.umask(0o022)
+    try:
+        words = [*(case for case, _ in both), "--yes", "--reviewer", "ann", "--config", str(gate.config)]
+        assert cli.main(["--log-level", "error", "review", "release", *words]) == 0
+    finally:
+        os.umask(before)
+    said = capsys.readouterr().out
+    for case, alias in both:
+        assert f"{case}: released; {alias} shows the picture" in said
+        assert get(gate.url, f"/image/original/{alias}").headers["cache-control"].startswith("public")
+    assert "2 of 2 done, 0 failed" in said

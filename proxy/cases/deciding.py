@@ -7,12 +7,12 @@ it begins, may be repeated until it has ended, and is taken back where a confirm
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from pathlib import Path
 
 from proxy.cases.life import Act, CaseState
+from proxy.cases.opening import open_case
 from proxy.cases.quarantine import Quarantine
-from proxy.cases.sealing import Opened, open_sealed, read_identities
+from proxy.cases.sealing import Opened, read_identities
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen
 from proxy.database import Case, Database, Promise, cases, decisions, promising
@@ -96,11 +96,7 @@ class Decider:
 
     async def _open(self, case: Case, identity_file: Path) -> Opened:
         def work() -> Opened:
-            opened = open_sealed(self._quarantine.path(case.file), read_identities(identity_file))
-            sha256 = hashlib.sha256(opened.original).hexdigest()
-            if sha256 != opened.facts.get("sha256") or case.sha256 not in (None, sha256):
-                raise CaseError(f"{case.id}: the sealed bytes are not those that were uploaded")
-            return opened
+            return open_case(self._quarantine, case, read_identities(identity_file))
 
         return await asyncio.to_thread(work)
 

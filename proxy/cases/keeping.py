@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import secrets
 import uuid
@@ -18,6 +19,7 @@ from proxy import __version__
 from proxy.aliases import alias_key, make_alias, make_delete_token
 from proxy.cases import placeholder
 from proxy.cases.quarantine import Quarantine
+from proxy.cases.sealing import FORMAT
 from proxy.channels.looks import Look, Seen
 from proxy.database import Case, CaseState, Database, Promise, cases
 from proxy.errors import SealingError
@@ -109,7 +111,9 @@ class Keeper:
         )
 
         def work() -> Promise | None:
+            facts.update(_for_forms(upload.content))
             case.file = self._quarantine.seal(case.id, facts, upload.content)
+            case.sealed_to = self._quarantine.sealed_to
             self._fault("case-sealed")
             promise = None
             if wanted is not None:
@@ -130,7 +134,8 @@ class Keeper:
         self._threads.shutdown()
 
     def _record(self, case: Case, facts: dict[str, Any]) -> None:
-        noted = {name: facts[name] for name in ("sha256", "verdict", "reason", "signals", "ensemble")}
+        names = ("sha256", "verdict", "reason", "signals", "ensemble", "ensemble_version")
+        noted = {name: facts[name] for name in names}
         try:
             cases.add(self._database, case, facts=noted)
         except SQLAlchemyError as error:
@@ -156,11 +161,14 @@ def _facts(
 ) -> dict[str, Any]:
     """What is sealed beside the bytes: all that a reviewer or an investigator may ask."""
     seen = look if isinstance(look, Seen) else None
+    ensemble, version = _name_and_version(seen.ensemble) if seen else (None, None)
     return {
+        "format": FORMAT,
         "case": case_id,
         "uploaded_at": now.isoformat(),
         "sha256": upload.sha256,
         "pdq": seen and seen.pdq,
+        "pdq_quality": seen and seen.pdq_quality,
         "size": len(upload.content),
         "file_name": upload.file_name,
         "declared_type": upload.declared_type,
@@ -173,9 +181,21 @@ def _facts(
         "rule": decision.rule,
         "signals": seen and dict(seen.signals),
         "frames": seen and list(seen.frames),
-        "ensemble": seen and seen.ensemble,
+        "ensemble": ensemble,
+        "ensemble_version": version,
         "gate_version": __version__,
     }
+
+
+def _for_forms(content: bytes) -> dict[str, str]:
+    """The hashes that reporting forms ask for beside SHA-256. They name a file; they prove nothing."""
+    return {name: hashlib.new(name, content, usedforsecurity=False).hexdigest() for name in ("md5", "sha1")}
+
+
+def _name_and_version(ensemble: str) -> tuple[str, str | None]:
+    """What looked, taken apart; some channels tell no version."""
+    name, _, version = ensemble.rpartition(" ")
+    return (name, version) if name else (ensemble, None)
 
 
 def adopt_orphans(database: Database, quarantine: Quarantine, *, older_than_s: float) -> list[str]:

@@ -7,7 +7,9 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from proxy.faults import FaultPoint
 
 log = logging.getLogger(__name__)
 
-_SEALED, _UNFINISHED = ".age", ".unfinished"
+# `.before` is what a case's file was, until it is certain that another one has taken its place.
+_SEALED, _UNFINISHED, _BEFORE = ".age", ".unfinished", ".before"
 _NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
 
 
@@ -42,6 +45,11 @@ class Quarantine:
                 f"cases.folder: {folder}: {error.strerror}; the gate needs a folder that it may write"
             ) from None
 
+    @property
+    def sealed_to(self) -> str:
+        """For whom it seals, see `proxy.cases.recipients.digest`."""
+        return self._sealer.sealed_to
+
     def seal(self, case_id: str, facts: Mapping[str, Any], original: bytes) -> str:
         """Seals a case; on return it is on the disk under the name that is returned.
 
@@ -62,6 +70,72 @@ class Quarantine:
             unfinished.unlink(missing_ok=True)
             raise SealingError(f"case {case_id} could not be written: {error}") from None
         return name
+
+    def write_beside(self, name: str, write: Callable[[BufferedIOBase], None]) -> Path:
+        """Has a file written that may take the place of `name`; on return it is on the disk.
+
+        Raises:
+            SealingError: it could not be written (no space, say); nothing is left behind.
+        """
+        unfinished = self.path(name).with_suffix(f".{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+        try:
+            with open(unfinished, "xb", opener=_private) as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, SealingError) as error:
+            unfinished.unlink(missing_ok=True)
+            raise SealingError(f"{name} could not be written anew: {error}") from None
+        return unfinished
+
+    def stamp(self, name: str) -> tuple[int, int, int]:
+        """Tells one file of that name from another.
+
+        Raises:
+            SealingError: there is none.
+        """
+        try:
+            found = self.path(name).stat()
+        except OSError as error:
+            raise SealingError(f"{self.path(name)}: {error.strerror}") from None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def swap(self, name: str, new: Path, stamp: tuple[int, int, int]) -> bool:
+        """Puts `new` into the place of `name`, durably. What was there lies beside it, until `settle`.
+
+        Returns:
+            False where another file has taken the place of the one that had this stamp; nothing is done.
+
+        Raises:
+            SealingError: it could not be done.
+        """
+        path = self.path(name)
+        try:
+            if self.stamp(name) != stamp:
+                return False
+            os.link(path, path.with_suffix(_BEFORE))
+            new.rename(path)
+            self._sync_folder()
+        except OSError as error:
+            raise SealingError(f"{path}: could not be replaced: {error.strerror}") from None
+        self._fault("case-swapped")
+        return True
+
+    def settle(self, name: str) -> None:
+        """The swap of `name` is noted: what was there before goes."""
+        path = self.path(name)
+        path.with_suffix(_BEFORE).unlink(missing_ok=True)
+
+    def put_back(self, name: str) -> None:
+        """Undoes a swap of `name` that was cut off."""
+        path = self.path(name)
+        path.with_suffix(_BEFORE).rename(path)
+        self._sync_folder()
+
+    def unsettled(self) -> Iterator[tuple[str, Path]]:
+        """Names of the files whose swap was cut off, and where that which was there before lies."""
+        for path in sorted(self._folder.glob(f"*{_BEFORE}")):
+            yield path.with_suffix(_SEALED).name, path
 
     def path(self, name: str) -> Path:
         """Where the sealed file of that name lies.

@@ -5,6 +5,7 @@ Anybody with a reviewer's key opens it without the gate: `age -d -i KEY CASE.age
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -17,9 +18,14 @@ from typing import Any
 
 import pyrage
 
+from proxy.cases import recipients as recipients_of
 from proxy.errors import SealingError
 
 FACTS, ORIGINAL = "facts.json", "original"
+FORMAT = 1  # of the facts and of what lies beside them: `format` in facts.json, docs/cases.md
+
+_LARGEST_HEADER = 64 * 1024
+_END_OF_HEADER = b"--- "
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,7 @@ class Sealer:
 
     def __init__(self, recipients: Sequence[str]) -> None:
         self._recipients = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+        self.sealed_to = recipients_of.digest(recipients)
 
     def seal(self, into: io.BufferedIOBase, facts: Mapping[str, Any], original: bytes) -> None:
         """Writes a container to `into`.
@@ -49,7 +56,16 @@ class Sealer:
         """
         # What came as no UTF-8 at all stays readable, and keeps nothing from being sealed.
         written = json.dumps(dict(facts), ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
-        pieces = [*_member(FACTS, written), *_member(ORIGINAL, original), bytes(2 * tarfile.BLOCKSIZE)]
+        self.encrypt(
+            [*_member(FACTS, written), *_member(ORIGINAL, original), bytes(2 * tarfile.BLOCKSIZE)], into
+        )
+
+    def encrypt(self, pieces: Sequence[bytes], into: io.BufferedIOBase) -> None:
+        """Writes what `pieces` are together, as it is; what `decrypt` gave, say.
+
+        Raises:
+            SealingError: it could not be encrypted or written.
+        """
         try:
             pyrage.encrypt_io(_Pieces(pieces), into, self._recipients)
         except (pyrage.EncryptError, OSError) as error:
@@ -57,7 +73,16 @@ class Sealer:
 
 
 def open_sealed(path: Path, identities: Sequence[pyrage.x25519.Identity]) -> Opened:
-    """Decrypts a container.
+    """Decrypts a container and takes it apart.
+
+    Raises:
+        SealingError: the file is gone, damaged, or sealed to other keys.
+    """
+    return unpack(decrypt(path, identities), path)
+
+
+def decrypt(path: Path, identities: Sequence[pyrage.x25519.Identity]) -> bytes:
+    """What a container holds, in the clear and in one piece.
 
     Raises:
         SealingError: the file is gone, damaged, or sealed to other keys.
@@ -70,13 +95,51 @@ def open_sealed(path: Path, identities: Sequence[pyrage.x25519.Identity]) -> Ope
     try:
         with file:
             pyrage.decrypt_io(file, clear, identities)
-        clear.seek(0)
-        with tarfile.open(fileobj=clear, mode="r:") as tar:
+    except (pyrage.DecryptError, OSError):
+        raise SealingError(f"{path}: damaged, or not sealed to this key") from None
+    return clear.getvalue()
+
+
+def unpack(clear: bytes, path: Path) -> Opened:
+    """Takes apart what `decrypt` gave; `path` is for messages.
+
+    Raises:
+        SealingError: it is no case.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(clear), mode="r:") as tar:
             members = [tar.extractfile(name) for name in (FACTS, ORIGINAL)]
             facts, original = (member.read() for member in members if member is not None)
-        return Opened(json.loads(facts), original)
-    except (pyrage.DecryptError, OSError, tarfile.TarError, KeyError, ValueError):
-        raise SealingError(f"{path}: damaged, or not sealed to this key") from None
+        return Opened(dict(json.loads(facts)), original)
+    except (tarfile.TarError, KeyError, TypeError, ValueError):
+        raise SealingError(f"{path}: opens, but is not a case; bring back a copy") from None
+
+
+def is_as_uploaded(opened: Opened, sha256: str | None) -> bool:
+    """Whether the bytes are those that its facts, and the case's row where it knows them, are about."""
+    found = hashlib.sha256(opened.original).hexdigest()
+    return found == opened.facts.get("sha256") and sha256 in (None, found)
+
+
+def recipients_in(path: Path) -> int:
+    """To how many X25519 keys a file is sealed, as its header says; no key is needed to ask.
+
+    Raises:
+        SealingError: it cannot be read, or is no age file.
+    """
+    count = 0
+    try:
+        with path.open("rb") as file:
+            lines = io.BytesIO(file.read(_LARGEST_HEADER))
+    except OSError as error:
+        raise SealingError(f"{path}: {error.strerror}") from None
+    if lines.readline() != b"age-encryption.org/v1\n":
+        raise SealingError(f"{path}: is no age file")
+    for line in lines:
+        if line.startswith(_END_OF_HEADER):
+            return count
+        count += line.startswith(b"-> X25519 ")
+    raise SealingError(f"{path}: its header does not end")
 
 
 def write_new_identity(path: Path) -> str:

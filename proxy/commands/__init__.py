@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+
+from proxy.errors import CaseError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -34,10 +37,32 @@ def shared() -> Shared:
     made.configured.add_argument("--config", type=Path, default=Path("gate.toml"), metavar="FILE")
     made.as_json.add_argument("--json", action="store_true", help="for programs")
     made.reviewing.add_argument(
-        "--reviewer", type=_human, default=getpass.getuser(), help="who decides (default: %(default)s)"
+        "--reviewer",
+        type=_human,
+        metavar="NAME",
+        help="who asks and decides, for the ledger (default: your login; at a terminal you are asked)",
     )
     made.keyed.add_argument("--identity", type=Path, metavar="FILE", help="the reviewer's private key")
     return made
+
+
+def who_reviews() -> str:
+    """The name of whoever has not given one: asked for at a terminal, else that of the login.
+
+    Raises:
+        CaseError: it is no name.
+    """
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have none
+        login = ""
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        print(f"Your name, for the ledger [{login}]: ", end="", file=sys.stderr, flush=True)
+        login = sys.stdin.readline().strip() or login
+    try:
+        return _human(login)
+    except argparse.ArgumentTypeError as error:
+        raise CaseError(f"--reviewer: {login!r}: {error}; give your name") from None
 
 
 def _human(name: str) -> str:

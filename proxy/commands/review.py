@@ -3,75 +3,251 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import re
+import sys
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from rich.console import Console
 
 from proxy import app
 from proxy.cases.deciding import Decider
+from proxy.cases.life import TABLE, Act, CaseState
+from proxy.cases.opening import check_new, open_case, save
+from proxy.cases.sealing import Opened, read_identities
 from proxy.commands import Commands, Shared
+from proxy.commands.choosing import agreed, choose, filter_of, filters, several, words
 from proxy.config import Config, load
-from proxy.database import CaseState, cases
-from proxy.errors import CaseError
+from proxy.database import Case, cases, ledger, listing, notes
+from proxy.errors import CaseError, GateError, PictrsError, SealingError
 from proxy.review import terminal
+
+_BEFORE = {row.act: row.before for row in TABLE}
+_SIGNAL = re.compile(r"signal:[0-9A-Za-z_. -]{1,100}")
+# Without an answer each release leaves its case half way; after so many in a row pict-rs is away.
+_MOST_UNANSWERED = 3
+
+One = Callable[[str], Awaitable[str]]
 
 
 def add(commands: Commands, shared: Shared) -> None:
     """Adds the commands."""
     review = commands.add_parser("review", help="look at cases and decide them").add_subparsers(required=True)
-    one_case = argparse.ArgumentParser(add_help=False)
-    one_case.add_argument("case", help="its id, as `review list` shows it")
     base, json, keyed = [shared.configured, shared.reviewing], shared.as_json, shared.keyed
-    listing = review.add_parser("list", parents=[shared.configured, json], help="cases, newest first")
-    listing.add_argument("--state", action="append", default=[], choices=[state.value for state in CaseState])
-    listing.add_argument("--limit", type=int, default=100)
-    listing.set_defaults(run=_list)
-    show = review.add_parser("show", parents=[*base, json, one_case], help="one case, in words")
+    one_case = argparse.ArgumentParser(add_help=False)
+    one_case.add_argument("case", metavar="CASE", help="its id, as `review list` shows it")
+
+    listing_ = review.add_parser(
+        "list", parents=[shared.configured, json, filters()], help="cases, newest first"
+    )
+    listing_.add_argument(
+        "--sort",
+        type=_order,
+        default="newest",
+        metavar="ORDER",
+        help="newest, oldest, largest, decided (lately), or signal:NAME, highest first",
+    )
+    listing_.add_argument("--limit", type=_count, default=100, help="cases a page (default: %(default)s)")
+    listing_.add_argument("--page", type=_count, default=1, help="which page (default: %(default)s)")
+    listing_.set_defaults(run=_list)
+
+    show = review.add_parser(
+        "show",
+        parents=[*base, json, one_case, keyed],
+        help="one case, in words; with a key what is sealed too",
+    )
+    show.add_argument(
+        "--save-to", type=Path, metavar="FILE", help="with a key: also write the original to this new file"
+    )
     show.set_defaults(run=_show)
+
     release = review.add_parser(
-        "release", parents=[*base, one_case, keyed], help="harmless: store it under its alias"
+        "release", parents=[*base, several(), keyed], help="harmless: store it under its alias"
     )
     release.set_defaults(run=_release)
     confirm = review.add_parser(
-        "confirm", parents=[*base, one_case, keyed], help="this is it: keep it, block it"
+        "confirm", parents=[*base, several(), keyed], help="this is it: keep it, block it"
     )
     confirm.set_defaults(run=_confirm)
+    report = review.add_parser(
+        "report", parents=[*base, several()], help="you have told an authority: note that. Tells nobody"
+    )
+    report.add_argument("--reference", type=words(500), required=True, help="what the authority calls it")
+    report.set_defaults(run=_report)
+    hold = review.add_parser(
+        "hold-legal", parents=[*base, several()], help="keep it, whatever its period says"
+    )
+    hold.add_argument("--off", action="store_true", help="take the hold off again")
+    hold.add_argument("--reason", type=words(500), required=True)
+    hold.set_defaults(run=_hold)
+    note = review.add_parser("note", parents=[*base, one_case], help="write something down about a case")
+    note.add_argument("text", type=words(2000), metavar="TEXT")
+    note.set_defaults(run=_note)
 
 
 async def _list(options: argparse.Namespace) -> None:
     async with app.parts(load(options.config)) as made:
-        states = [CaseState(state) for state in options.state]
-        found = await made.database.run(cases.listed, states=states, limit=options.limit)
-    terminal.print_list(Console(), found, as_json=options.json)
+        found, are_more = await made.database.run(
+            listing.page, filter_of(options), order=options.sort, limit=options.limit, number=options.page
+        )
+    more = f"There are more: --page {options.page + 1}" if are_more else ""
+    terminal.print_list(Console(), found, as_json=options.json, more=more)
 
 
 async def _show(options: argparse.Namespace) -> None:
-    async with app.parts(load(options.config)) as made:
+    config = load(options.config)
+    async with app.parts(config) as made:
         case = await made.database.run(cases.get, options.case)
-        await made.database.run(cases.viewed, case.id, reviewer=options.reviewer)
-    terminal.print_case(Console(), case, as_json=options.json)
-
-
-async def _release(options: argparse.Namespace) -> None:
-    config = load(options.config)
-    async with app.parts(config) as made:
-        decider = Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault)
-        case = await decider.release(
-            options.case, identity_file=_needed_identity(options, config), reviewer=options.reviewer
+        if options.save_to is not None:
+            _needed_identity(options, config, "to save the original")
+            check_new(options.save_to)
+        opened, trouble = await _opened(made, case, options, config)
+        facts = {"sealed facts": True} if opened else {}
+        if options.save_to is not None:
+            facts["saved"] = True
+        await made.database.run(notes.viewed, case.id, by=options.reviewer, facts=facts)
+        if opened is not None and options.save_to is not None:
+            await asyncio.to_thread(save, opened, options.save_to)
+        shown = terminal.Shown(
+            case,
+            await made.database.run(notes.notes_of, case.id),
+            await made.database.run(ledger.entries, case_id=case.id),
+            None if opened is None else opened.facts,
+            trouble,
         )
-    shown = [promise.alias for promise in case.promises if promise.removed_at is None]
-    where = f"{', '.join(shown)} shows the picture" if shown else "no alias stands for it"
-    print(f"{case.id}: released; {where}")
-
-
-async def _confirm(options: argparse.Namespace) -> None:
-    config = load(options.config)
-    async with app.parts(config) as made:
-        decider = Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault)
-        case = await decider.confirm(
-            options.case, identity_file=_identity(options, config), reviewer=options.reviewer
+    terminal.print_case(Console(), shown, as_json=options.json)
+    if options.save_to is not None:
+        print(
+            f"{options.save_to}: the original, in the clear; delete it when you have seen it", file=sys.stderr
         )
-    print(f"{case.id}: confirmed; it is kept, and the same file is refused from now on")
+
+
+async def _opened(
+    made: app.Parts, case: Case, options: argparse.Namespace, config: Config
+) -> tuple[Opened | None, str | None]:
+    """What is sealed, where there is a key; or why it is not shown. A key that was named has to open it."""
+    identity_file = _identity(options, config)
+    if identity_file is None:
+        return None, None
+    try:
+        identities = read_identities(identity_file)
+        return await asyncio.to_thread(open_case, made.quarantine, case, identities), None
+    except (CaseError, SealingError) as error:
+        if options.identity is not None or options.save_to is not None:
+            raise
+        return None, str(error)
+
+
+async def _release(options: argparse.Namespace) -> int:
+    config = load(options.config)
+    identity_file = _needed_identity(options, config, "a release opens the case")
+    async with app.parts(config) as made:
+        decider = _decider(made)
+
+        async def one(case_id: str) -> str:
+            case = await decider.release(case_id, identity_file=identity_file, reviewer=options.reviewer)
+            shown = [promise.alias for promise in case.promises if promise.removed_at is None]
+            where = f"{', '.join(shown)} shows the picture" if shown else "no alias stands for it"
+            return f"released; {where}"
+
+        return await _each(made, options, "release", one, usual=_BEFORE[Act.BEGIN_RELEASE])
+
+
+async def _confirm(options: argparse.Namespace) -> int:
+    config = load(options.config)
+    identity_file = _identity(options, config)
+    async with app.parts(config) as made:
+        decider = _decider(made)
+
+        async def one(case_id: str) -> str:
+            await decider.confirm(case_id, identity_file=identity_file, reviewer=options.reviewer)
+            return "confirmed; it is kept, and the same file is refused from now on"
+
+        # What is released is shown to everybody: whoever wants that back says so with --state.
+        usual = _BEFORE[Act.CONFIRM] - {CaseState.RELEASED}
+        return await _each(made, options, "confirm", one, usual=usual)
+
+
+async def _report(options: argparse.Namespace) -> int:
+    async with app.parts(load(options.config)) as made:
+
+        async def one(case_id: str) -> str:
+            await made.database.run(notes.reported, case_id, by=options.reviewer, reference=options.reference)
+            return "noted as reported; this program has told nobody"
+
+        return await _each(made, options, "note as reported", one, usual=_BEFORE[Act.REPORT])
+
+
+async def _hold(options: argparse.Namespace) -> int:
+    change = notes.hold_lifted if options.off else notes.held_legally
+    done = "the legal hold is off" if options.off else "is under legal hold"
+    async with app.parts(load(options.config)) as made:
+
+        async def one(case_id: str) -> str:
+            await made.database.run(change, case_id, by=options.reviewer, reason=options.reason)
+            return done
+
+        what = "take the legal hold off" if options.off else "put a legal hold on"
+        usual = set(CaseState) if options.off else set(CaseState) - {CaseState.EXPIRED}
+        return await _each(made, options, what, one, usual=usual, under_hold=options.off)
+
+
+async def _note(options: argparse.Namespace) -> None:
+    async with app.parts(load(options.config)) as made:
+        await made.database.run(notes.noted, options.case, by=options.reviewer, text=options.text)
+    print(f"{options.case}: noted")
+
+
+async def _each(
+    made: app.Parts,
+    options: argparse.Namespace,
+    what: str,
+    one: One,
+    *,
+    usual: Collection[CaseState],
+    under_hold: bool | None = None,
+) -> int:
+    """Does something to every case that is chosen. What fails is said, and the others are done.
+
+    Returns:
+        The exit status.
+    """
+    found = await made.database.run(choose, options, usual, under_hold)
+    if not found:
+        print("No cases.")
+        return 0
+    if not agreed(found, what, options):
+        print("Nothing was done.", file=sys.stderr)
+        return 1
+    failed = unanswered = 0
+    for number, (case_id, _) in enumerate(found, start=1):
+        try:
+            print(terminal.harmless(f"{case_id}: {await one(case_id)}"), flush=True)
+            unanswered = 0
+        except GateError as error:
+            failed += 1
+            print(f"pictrs-gate: {_named(error, case_id)}", file=sys.stderr)
+            is_unanswered = isinstance(error, PictrsError) and error.code is None
+            unanswered = unanswered + 1 if is_unanswered else 0
+            if unanswered == _MOST_UNANSWERED and number < len(found):
+                print(
+                    f"pictrs-gate: pict-rs does not answer; {len(found) - number} cases were not tried",
+                    file=sys.stderr,
+                )
+                break
+    if len(found) > 1:
+        print(f"{number - failed} of {len(found)} done, {failed} failed")
+    return 1 if failed else 0
+
+
+def _named(error: GateError, case_id: str) -> str:
+    said = terminal.harmless(str(error))
+    return said if case_id in said else f"{case_id}: {said}"
+
+
+def _decider(made: app.Parts) -> Decider:
+    return Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault)
 
 
 def _identity(options: argparse.Namespace, config: Config) -> Path | None:
@@ -79,8 +255,24 @@ def _identity(options: argparse.Namespace, config: Config) -> Path | None:
     return path
 
 
-def _needed_identity(options: argparse.Namespace, config: Config) -> Path:
+def _needed_identity(options: argparse.Namespace, config: Config, why: str) -> Path:
     path = _identity(options, config)
     if path is None:
-        raise CaseError("a release opens the case: name the reviewer's private key with --identity FILE")
+        raise CaseError(f"{why}: name the reviewer's private key with --identity FILE")
+    read_identities(path)  # said once, not for each case
     return path
+
+
+def _order(text: str) -> str:
+    """A known order, or the name of a signal."""
+    if text in [order.value for order in listing.Order] or _SIGNAL.fullmatch(text):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: must be {', '.join(order.value for order in listing.Order)} or signal:NAME"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number of 1 to 100000")
+    return int(text)

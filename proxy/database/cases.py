@@ -90,12 +90,6 @@ def released_files(database: Database, sha256: Collection[str]) -> list[Case]:
         return list(session.scalars(query))
 
 
-def viewed(database: Database, case_id: str, *, reviewer: str) -> None:
-    """Notes in the ledger that a reviewer looked at a case."""
-    with database.writing() as session:
-        ledger.append(session, "viewed", actor=reviewer, case_id=case_id)
-
-
 def known(database: Database, sha256: str) -> tuple[str, str] | None:
     """The verdict on a file with exactly these bytes, and who decided. Every upload asks."""
     with database.reading() as session:

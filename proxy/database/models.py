@@ -11,10 +11,12 @@ from sqlalchemy import (
     Dialect,
     Enum,
     ForeignKey,
+    Index,
     LargeBinary,
     String,
     TypeDecorator,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -66,6 +68,7 @@ class Case(Base):
         reported_at, reported_by, reported_as: of the report, and the authority's reference.
         hold_at, hold_by, hold_reason: of the legal hold that is on it; None where none is.
         expired_at: when its bytes were deleted.
+        sealed_to: for whom its file is sealed (`proxy.cases.recipients.digest`); None where nobody noted it.
         gate_reads: whether its sealed file is also for the gate's own key, as that of a deferred case is
             until somebody has looked.
         leased_until, leased_by: until when which gate has a deferred case to itself; None where none has.
@@ -74,6 +77,18 @@ class Case(Base):
     """
 
     __tablename__ = "cases"
+    __table_args__ = (  # the first pages of lists, newest first
+        Index("ix_cases_newest", "created_at", "id"),
+        Index("ix_cases_state_newest", "state", "created_at", "id"),
+        Index("ix_cases_rule_newest", "rule", "created_at", "id"),
+        Index(
+            "ix_cases_held",
+            "created_at",
+            "id",
+            sqlite_where=text("hold_at IS NOT NULL"),
+            postgresql_where=text("hold_at IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     state: Mapped[CaseState] = mapped_column(index=True)
@@ -100,6 +115,7 @@ class Case(Base):
     hold_by: Mapped[str | None] = mapped_column(String(200))
     hold_reason: Mapped[str | None] = mapped_column(String(500))
     expired_at: Mapped[datetime | None]
+    sealed_to: Mapped[str | None] = mapped_column(String(64))
     gate_reads: Mapped[bool] = mapped_column(default=False, server_default=false(), index=True)
     leased_until: Mapped[datetime | None]
     leased_by: Mapped[str | None] = mapped_column(String(200))

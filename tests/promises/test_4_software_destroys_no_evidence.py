@@ -96,8 +96,20 @@ def test_nothing_in_the_gate_deletes_a_sealed_file() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("open"):
                 modes = [word.value for word in node.args[1:2] if isinstance(word, ast.Constant)]
                 found += [f"{path.name}: open {mode}" for mode in modes if set(str(mode)) & set("wa+")]
-    assert found == [
-        "quarantine.py: unfinished.rename",
-        "quarantine.py: unfinished.unlink",
-        "quarantine.py: path.unlink",
-    ]
+    assert sorted(found) == sorted(
+        [
+            "quarantine.py: unfinished.rename",
+            "quarantine.py: unfinished.unlink",
+            "quarantine.py: path.unlink",
+            # A case that is sealed anew: what takes the place of a file holds the same and was read again,
+            # and what was there before goes when that is noted.
+            "quarantine.py: new.rename",
+            "quarantine.py: unfinished.unlink",
+            "quarantine.py: path.with_suffix(_BEFORE).rename",
+            "quarantine.py: path.with_suffix(_BEFORE).unlink",
+            "rotating.py: new.unlink",
+            # The picture in the clear that a reviewer has asked for, in a new file that could not be written.
+            "opening.py: open wb",
+            "opening.py: path.unlink",
+        ]
+    )

@@ -1,0 +1,80 @@
+"""Cases that are to be sealed for other recipients, and the moment in which they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, func, not_, or_, select
+
+from proxy.cases.life import CaseState
+from proxy.database import ledger
+from proxy.database.engine import Database
+from proxy.database.models import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """For whom cases are to be sealed, as `proxy.cases.recipients.digest` names it.
+
+    Attributes:
+        usual: the reviewers alone.
+        gate_reads: the reviewers and the gate; None where the gate has no key.
+    """
+
+    usual: str
+    gate_reads: str | None
+
+
+def to_reseal(database: Database, wanted: Wanted) -> list[str]:
+    """The ids of all cases that are sealed for others than they should be, or for nobody knows whom."""
+    with database.reading() as session:
+        return list(session.scalars(select(Case.id).where(_otherwise_sealed(wanted)).order_by(Case.id)))
+
+
+def count_to_reseal(database: Database, wanted: Wanted) -> int:
+    """How many they are."""
+    with database.reading() as session:
+        return session.scalar(select(func.count()).where(_otherwise_sealed(wanted))) or 0
+
+
+def resealed(
+    database: Database, case: Case, *, to: str, size: int, by: str, recipients: int, swap: Callable[[], bool]
+) -> bool:
+    """Swaps a case's file, and notes it, unless the case has changed since `case` was read.
+
+    Args:
+        case: as it was when its file was read.
+        to: whom the new file is sealed for.
+        size: bytes of the new file.
+        recipients: how many they are, for the ledger.
+        swap: puts the new file in the place of the old one; False where the old one is another by now.
+
+    Returns:
+        Whether it was done.
+    """
+    with database.writing() as session:
+        now = session.get(Case, case.id, with_for_update=True)
+        if now is None or now.state is CaseState.EXPIRED:
+            return False
+        if (now.file, now.gate_reads) != (case.file, case.gate_reads) or not swap():
+            return False
+        now.sealed_to, now.sealed_size = to, size
+        facts = {"recipients": recipients, "sealed to": to}
+        ledger.append(session, "resealed", actor=by, case_id=case.id, facts=facts)
+    return True
+
+
+def forget(database: Database, case_id: str) -> None:
+    """Nobody knows any more for whom the case's file is sealed."""
+    with database.writing() as session:
+        session.get_one(Case, case_id).sealed_to = None
+
+
+def _otherwise_sealed(wanted: Wanted) -> ColumnElement[bool]:
+    is_right = or_(
+        and_(not_(Case.gate_reads), Case.sealed_to == wanted.usual),
+        and_(Case.gate_reads, Case.sealed_to == wanted.gate_reads),
+    )
+    # A comparison with nothing is neither true nor false, so nothing is named.
+    return and_(Case.state != CaseState.EXPIRED, or_(Case.sealed_to.is_(None), not_(is_right)))

@@ -1,0 +1,241 @@
+"""`keys rotate`: every case for the new recipients, none lost, wherever it is killed."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from proxy import cli
+from proxy.cases import rotating
+from proxy.cases.quarantine import Quarantine
+from proxy.cases.rotating import Keys, Rotation
+from proxy.cases.sealing import (
+    Sealer,
+    decrypt,
+    open_sealed,
+    read_identities,
+    recipients_in,
+    write_new_identity,
+)
+from proxy.database import Case, CaseState
+from proxy.errors import SealingError
+from tests import pictures
+from tests.gate import Gate
+from tests.kept import held, still_gate
+
+Rotate = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """In place of the one that runs. Strict mode: no private key is configured."""
+    made = still_gate(tmp_path / "gate")
+    made.config.write_text(made.config.read_text().replace('identity_file = "reviewer.key"', ""))
+    return made
+
+
+@pytest.fixture
+def rotate(gate: Gate, capsys: pytest.CaptureFixture[str]) -> Iterator[Rotate]:
+    """`pictrs-gate keys rotate` as ann, in this process: exit status, what it said, what went wrong."""
+    before = os.umask(0o022)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        shared = ["--config", str(gate.config), "--reviewer", "ann"]
+        status = cli.main(["--log-level", "error", "keys", "rotate", *words, *shared])
+        return status, *capsys.readouterr()
+
+    yield run
+    os.umask(before)
+
+
+def new_recipients(gate: Gate, *names: str) -> list[Path]:
+    """Puts new keys in the place of the configured one; where they lie."""
+    keys = [gate.folder / f"{name}.key" for name in names]
+    recipients = ", ".join(f'"{write_new_identity(key)}"' for key in keys)
+    text = gate.config.read_text()
+    assert f'["{gate.recipient}"]' in text
+    gate.config.write_text(text.replace(f'["{gate.recipient}"]', f"[{recipients}]"))
+    return keys
+
+
+def sealed(gate: Gate, case: str) -> Path:
+    return gate.folder / "cases" / f"{case}.age"
+
+
+def opens(path: Path, key: Path) -> bool:
+    try:
+        open_sealed(path, read_identities(key))
+    except SealingError:
+        return False
+    return True
+
+
+def test_every_case_is_sealed_for_the_new_recipients_and_for_no_other(gate: Gate, rotate: Rotate) -> None:
+    contents = {held(gate, content): content for content in map(pictures.png, [(8, 8), (9, 9), (10, 10)])}
+    before = {case: decrypt(sealed(gate, case), read_identities(gate.key)) for case in contents}
+    keys = new_recipients(gate, "bo", "cleo")
+    status, said, _ = rotate("--identity", str(gate.key), "--dry-run")
+    assert status == 0 and "3 cases would be resealed, 0 could not be" in said
+    assert all(opens(sealed(gate, case), gate.key) for case in contents)
+
+    status, said, warned = rotate("--identity", str(gate.key))
+    assert status == 0 and "3 cases resealed for 2 recipients, 0 left" in said
+    assert "only the headers" in warned
+    for case, content in contents.items():
+        assert not opens(sealed(gate, case), gate.key)
+        for key in keys:
+            assert decrypt(sealed(gate, case), read_identities(key)) == before[case]
+            assert open_sealed(sealed(gate, case), read_identities(key)).original == content
+    assert sorted(path.suffix for path in (gate.folder / "cases").iterdir()) == [".age"] * 3
+    resealed = [entry for entry in gate.ledger() if entry.act == "resealed"]
+    assert {entry.case_id for entry in resealed} == set(contents)
+    assert {entry.actor for entry in resealed} == {"ann"} and resealed[0].facts["recipients"] == 2
+    last = gate.ledger()[-1]
+    assert (last.act, last.facts["resealed"], last.facts["failed"]) == ("keys rotated", 3, 0)
+
+    status, said, _ = rotate("--identity", str(keys[0]))
+    assert status == 0 and said.startswith("0 cases resealed") and gate.ledger()[-1].number == last.number
+
+
+@pytest.mark.parametrize("point", ["case-resealed", "case-swapped", "case-reseal-noted"])
+@pytest.mark.parametrize("resumed_with", [("reviewer",), ("bo", "reviewer")])
+def test_killed_anywhere_no_case_is_lost_and_it_goes_on(
+    gate: Gate, rotate: Rotate, point: str, resumed_with: tuple[str, ...]
+) -> None:
+    contents = {held(gate, content): content for content in map(pictures.png, [(8, 8), (9, 9)])}
+    (key,) = new_recipients(gate, "bo")
+    words = ["--config", str(gate.config), "--identity", str(gate.key)]
+    killed = gate.run("keys", "rotate", *words, check=False, env={"PICTRS_GATE_FAULT": point})
+    assert killed.returncode == -9
+    for case, content in contents.items():
+        found = open_sealed(sealed(gate, case), read_identities(gate.key) + read_identities(key))
+        assert found.original == content
+    identities = [word for name in resumed_with for word in ("--identity", f"{gate.folder}/{name}.key")]
+    status, _, troubles = rotate(*identities)
+    assert status == 0, troubles
+    for case, content in contents.items():
+        assert open_sealed(sealed(gate, case), read_identities(key)).original == content
+        assert not opens(sealed(gate, case), gate.key)
+    left = {path.suffix for path in (gate.folder / "cases").iterdir()} - {".unfinished"}
+    assert left == {".age"}
+    assert {entry.case_id for entry in gate.ledger() if entry.act == "resealed"} == set(contents)
+
+
+def test_two_files_of_one_case_that_no_key_tells_apart_are_both_kept(gate: Gate, rotate: Rotate) -> None:
+    case = held(gate, pictures.png((8, 8)))
+    sealed(gate, case).with_suffix(".before").write_bytes(b"age-encryption.org/v1\n")
+    write_new_identity(gate.folder / "stranger.key")
+    status, _, troubles = rotate("--identity", str(gate.folder / "stranger.key"))
+    assert status == 1 and f"{case}.before lies beside it" in troubles
+    assert opens(sealed(gate, case), gate.key) and sealed(gate, case).with_suffix(".before").exists()
+
+
+def test_a_case_that_cannot_be_opened_is_said_and_stays_and_the_others_are_done(
+    gate: Gate, rotate: Rotate
+) -> None:
+    first, second = held(gate, pictures.png((8, 8))), held(gate, pictures.png((9, 9)))
+    altered = bytearray(sealed(gate, first).read_bytes())
+    altered[-30] ^= 1
+    sealed(gate, first).write_bytes(altered)
+    (key,) = new_recipients(gate, "bo")
+    status, said, troubles = rotate("--identity", str(gate.key), "--dry-run")
+    assert status == 1 and "1 could not be" in said
+    status, said, troubles = rotate("--identity", str(gate.key))
+    assert status == 1 and "1 cases resealed for 1 recipients, 1 left" in said and "damaged" in troubles
+    assert sealed(gate, first).read_bytes() == altered and opens(sealed(gate, second), key)
+
+
+def test_what_the_gate_has_still_to_look_at_stays_readable_for_it(gate: Gate, rotate: Rotate) -> None:
+    gate_key = gate.folder / "gate.key"
+    both = [gate.recipient, write_new_identity(gate_key)]
+    deferred, pending = held(gate, pictures.png((8, 8))), held(gate, pictures.png((9, 9)))
+    with gate.database() as database, database.writing() as session:
+        case = session.get_one(Case, deferred)
+        case.gate_reads, case.state = True, CaseState.DEFERRED
+    opened = open_sealed(sealed(gate, deferred), read_identities(gate.key))
+    with sealed(gate, deferred).open("wb") as file:
+        Sealer(both).seal(file, opened.facts, opened.original)
+    (key,) = new_recipients(gate, "bo")
+    assert rotate("--identity", str(gate.key))[0] == 0
+    assert opens(sealed(gate, deferred), gate_key) and opens(sealed(gate, deferred), key)
+    assert recipients_in(sealed(gate, deferred)) == 2
+    assert not opens(sealed(gate, pending), gate_key) and recipients_in(sealed(gate, pending)) == 1
+    assert not opens(sealed(gate, deferred), gate.key)
+
+
+def test_an_expired_case_is_left_alone(gate: Gate, rotate: Rotate) -> None:
+    case = held(gate, pictures.png((8, 8)), state=CaseState.EXPIRED)
+    sealed(gate, case).unlink()
+    new_recipients(gate, "bo")
+    assert rotate("--identity", str(gate.key))[0] == 0
+    assert not sealed(gate, case).exists()
+
+
+def test_without_a_key_nothing_can_be_rotated(gate: Gate, rotate: Rotate) -> None:
+    status, _, troubles = rotate()
+    assert status == 1 and "--identity" in troubles
+
+
+def rotation(gate: Gate, recipients: list[str], fault: Callable[[str], None]) -> Iterator[Rotation]:
+    keys = Keys(recipients, None, read_identities(gate.key))
+    with gate.database() as database:
+        yield Rotation(database, Quarantine(gate.folder / "cases", Sealer([]), fault), keys, fault)
+
+
+@pytest.mark.parametrize("what", ["replaced", "expired"])
+def test_a_case_that_changes_meanwhile_is_not_written_over(gate: Gate, what: str) -> None:
+    case = held(gate, pictures.png((8, 8)))
+    other = write_new_identity(gate.folder / "bo.key")
+
+    def change(point: str) -> None:
+        if point != "case-resealed":
+            return
+        if what == "replaced":  # as the gate does when it has looked
+            copy = sealed(gate, case).with_suffix(".copy")
+            copy.write_bytes(sealed(gate, case).read_bytes())
+            copy.rename(sealed(gate, case))
+            return
+        with gate.database() as database, database.writing() as session:
+            session.get_one(Case, case).state = CaseState.EXPIRED
+        sealed(gate, case).unlink()
+
+    for one in rotation(gate, [other], change):
+        assert one.reseal(case, by="ann") is False
+    names = [path.name for path in (gate.folder / "cases").iterdir()]
+    assert names == ([f"{case}.age"] if what == "replaced" else [])
+    if what == "replaced":
+        assert opens(sealed(gate, case), gate.key)
+
+
+def test_a_new_file_that_is_not_for_all_recipients_takes_no_place(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = held(gate, pictures.png((8, 8)))
+    both = [write_new_identity(gate.folder / "bo.key"), write_new_identity(gate.folder / "cleo.key")]
+    monkeypatch.setattr(rotating, "Sealer", lambda recipients: Sealer(recipients[:1]))
+    for one in rotation(gate, both, lambda _: None):
+        with pytest.raises(SealingError, match="sealed to 1 keys, not to 2"):
+            one.reseal(case, by="ann")
+    assert [path.name for path in (gate.folder / "cases").iterdir()] == [f"{case}.age"]
+    assert opens(sealed(gate, case), gate.key)
+
+
+def test_a_new_file_that_holds_something_else_takes_no_place(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = held(gate, pictures.png((8, 8)))
+
+    def encrypt(self: Sealer, _: object, into: io.BufferedIOBase) -> None:
+        into.write(pyrage.encrypt(b"something else", self._recipients))
+
+    monkeypatch.setattr(Sealer, "encrypt", encrypt)
+    for one in rotation(gate, [gate.recipient], lambda _: None):
+        with pytest.raises(SealingError, match="does not hold what was sealed"):
+            one.reseal(case, by="ann")
+    assert opens(sealed(gate, case), gate.key)
