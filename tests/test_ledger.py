@@ -425,7 +425,7 @@ def test_the_file_gets_what_it_lacks_and_nothing_in_it_is_changed(written: Writt
     first = path.read_bytes()
     path.write_bytes(first + b'{"checkpoint":2,"num')  # cut off by a crash
     assert append_missing(path, written.copies) == 1
-    assert append_missing(path, written.copies) == 0
+    assert append_missing(path, written.copies[::-1]) == 0
     assert path.read_bytes().startswith(first)
     copies = read(path)
     assert (list(copies.found), copies.strange) == (written.copies, [2])
@@ -520,11 +520,10 @@ async def test_plain_allows_are_written_in_batches_with_what_was_seen(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "_BATCH", 2)
-    recorder = AllowRecorder(database, Metrics())
-    for number in range(5):
-        recorder.note(f"{number:064x}", seen(sexual=0.123456) if number else None)
-    assert list(allows.since(database, datetime.now(UTC) - timedelta(hours=1))) == []
-    await recorder.close()
+    async with AllowRecorder(database, Metrics()) as recorder:
+        for number in range(5):
+            recorder.note(f"{number:064x}", seen(sexual=0.123456) if number else None)
+        assert list(allows.since(database, datetime.now(UTC) - timedelta(hours=1))) == []
     found = list(allows.since(database, datetime.now(UTC) - timedelta(hours=1)))[::-1]
     assert [int.from_bytes(row.sha256) for row in found] == list(range(5))
     assert (found[0].signals, found[0].ensemble) == (None, None)
@@ -550,8 +549,8 @@ async def test_what_the_database_does_not_take_in_time_is_dropped_and_counted(
     await recorder.flush()  # nothing of what waited is lost by a failure
     assert len(list(allows.since(database, datetime.now(UTC) - timedelta(hours=1)))) == 3
     monkeypatch.setattr(allows, "add", fail)
-    recorder.note("0" * 64, None)
-    await recorder.close()
+    async with recorder:
+        recorder.note("0" * 64, None)
     assert metrics.registry.get_sample_value("pictrs_gate_allows_dropped_total") == 3
 
 

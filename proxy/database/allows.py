@@ -35,8 +35,10 @@ class Allowed:
 def add(database: Database, rows: Sequence[Allowed]) -> None:
     """Adds rows in one transaction."""
     with database.writing() as session:
-        known = {row.name: row.number for row in session.execute(select(Ensemble.name, Ensemble.number))}
-        for name in sorted({row.ensemble for row in rows if row.ensemble} - known.keys()):
+        names = {row.ensemble for row in rows if row.ensemble}
+        query = select(Ensemble.name, Ensemble.number).where(Ensemble.name.in_(names))
+        known = {row.name: row.number for row in session.execute(query)}
+        for name in sorted(names - known.keys()):
             new = Ensemble(name=name)
             session.add(new)
             session.flush()

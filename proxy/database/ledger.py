@@ -137,7 +137,7 @@ def since(database: Database, moment: datetime) -> Iterator[Entry]:
     query = select(*_ENTRY).order_by(LedgerEntry.number.desc()).execution_options(yield_per=_ROWS)
     with database.reading() as session:
         for row in session.execute(query):
-            if row.time < _text(moment):  # times only grow, so the rest is older
+            if str(row.time) < _text(moment):  # times only grow, so the rest is older
                 return
             yield _entry(tuple(row))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -50,6 +51,23 @@ class AllowRecorder:
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database, self._metrics = database, metrics
         self._waiting: deque[Allowed] = deque()
+        self._ending = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begins to write what comes."""
+        self._writing = asyncio.create_task(self._write())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Writes what waits, within a few seconds; nothing more may be noted."""
+        assert self._writing is not None
+        self._ending.set()
+        await asyncio.wait({self._writing}, timeout=_FLUSH_S)
+        self._writing.cancel()
+        if self._waiting:
+            self._metrics.allows_dropped.inc(len(self._waiting))
+            log.error("%s plain allows were not written", len(self._waiting))
 
     def note(self, sha256: str, seen: Seen | None) -> None:
         """See `Allows.note`."""
@@ -61,15 +79,6 @@ class AllowRecorder:
             signals = {name: round(value, 4) for name, value in seen.signals.items()}
             ensemble = seen.ensemble[:200]
         self._waiting.append(Allowed(datetime.now(UTC), bytes.fromhex(sha256), signals, ensemble))
-
-    async def run(self) -> None:
-        """Writes what comes, until it is cancelled."""
-        while True:
-            await asyncio.sleep(_EVERY_S)
-            try:
-                await self.flush()
-            except SQLAlchemyError as error:
-                log.error("plain allows could not be written yet: %s", type(error).__name__)
 
     async def flush(self) -> None:
         """Writes what waits.
@@ -83,11 +92,14 @@ class AllowRecorder:
             for _ in batch:
                 self._waiting.popleft()
 
-    async def close(self) -> None:
-        """Writes what waits, within a few seconds, once nothing more is noted and `run` has ended."""
-        try:
-            async with asyncio.timeout(_FLUSH_S):
+    async def _write(self) -> None:
+        # Asked to end rather than cancelled: a batch that is being written would be written twice.
+        is_last = False
+        while not is_last:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _EVERY_S)
+            is_last = self._ending.is_set()
+            try:
                 await self.flush()
-        except (SQLAlchemyError, TimeoutError) as error:
-            self._metrics.allows_dropped.inc(len(self._waiting))
-            log.error("%s plain allows were not written: %s", len(self._waiting), type(error).__name__)
+            except SQLAlchemyError as error:
+                log.error("plain allows could not be written yet: %s", type(error).__name__)

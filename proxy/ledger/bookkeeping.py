@@ -95,16 +95,14 @@ async def bookkeeping(config: Config, database: Database, metrics: Metrics) -> A
     kept = timedelta(days=section.keep_allows_days)
     books = Books(database, key, section.checkpoints_file, kept, metrics)
     await books.check()
-    recorder = AllowRecorder(database, metrics) if kept else None
-    tasks = [asyncio.create_task(books.run())]
-    if recorder is not None:
-        tasks.append(asyncio.create_task(recorder.run()))
+    checking = asyncio.create_task(books.run())
     try:
-        yield recorder or NoAllows()
+        if kept:
+            async with AllowRecorder(database, metrics) as recorder:
+                yield recorder
+        else:
+            yield NoAllows()
     finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        if recorder is not None:
-            await recorder.close()
+        checking.cancel()
+        with suppress(asyncio.CancelledError):
+            await checking

@@ -105,7 +105,7 @@ def read(path: Path) -> Copies:
 
 
 def append_missing(path: Path, made: Iterable[Checkpoint]) -> int:
-    """Appends to a file what it has not yet, and syncs it to the disk. Nothing in it is ever changed.
+    """Appends to a file what it does not have yet, and syncs it to the disk. Nothing in it is ever changed.
 
     Args:
         made: in the order of their numbers.
@@ -117,8 +117,8 @@ def append_missing(path: Path, made: Iterable[Checkpoint]) -> int:
         OSError: it cannot be written.
     """
     is_new = not path.exists()
-    newest = max((one.checkpoint for one in ([] if is_new else read(path).found)), default=0)
-    lines = [one.line for one in made if one.checkpoint > newest]
+    there = set() if is_new else {one.digest for one in read(path).found}
+    lines = [one.line for one in made if one.digest not in there]
     if not lines:
         return 0
     with open(path, "ab", opener=_private) as file:
