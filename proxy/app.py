@@ -35,6 +35,7 @@ from proxy.internal.listener import InternalListener
 from proxy.internal.server import HookSettings, Internal
 from proxy.judging import Judge
 from proxy.known_hashes import KnownHashes
+from proxy.ledger.bookkeeping import bookkeeping
 from proxy.listener import Listener
 from proxy.metrics import Metrics
 from proxy.pictrs import Pictrs
@@ -117,7 +118,7 @@ async def serve(config: Config) -> None:
     """
     process.allow_open_files(config.server.connections + _OTHER_FILES)
     process.give_back_large_buffers()
-    async with parts(config) as made:
+    async with parts(config) as made, bookkeeping(config, made.database, made.metrics) as allows:
         await made.lookout.check()
         keeper = Keeper(made.database, made.quarantine, made.fault)
         placeholders = Placeholders()
@@ -128,7 +129,7 @@ async def serve(config: Config) -> None:
             else Reach(also=tuple(config.fetching.also_reach)),
         )
         clearances, watch = Clearances(), HookWatch()
-        judge = Judge(made.known, made.lookout, made.policy, made.metrics)
+        judge = Judge(made.known, made.lookout, made.policy, made.metrics, allows)
         gateway = _gateway(made, keeper, placeholders, fetcher, judge, clearances, watch)
         hook = ValidationHook(
             judge=judge,

@@ -218,6 +218,14 @@ class DatabaseSection(Section):
     url: DatabaseUrl = "sqlite:///gate.db"
 
 
+class LedgerSection(Section):
+    """Signed checkpoints, and for how long plain allows are kept. The files are beside the database."""
+
+    keep_allows_days: int = Field(default=30, ge=0, le=3650)
+    key_file: Path = Path("ledger.key")
+    checkpoints_file: Path = Path("ledger-checkpoints.jsonl")
+
+
 class Config(BaseSettings):
     """The whole configuration, valid and complete: paths absolute, secrets read."""
 
@@ -237,6 +245,7 @@ class Config(BaseSettings):
     fetching: FetchingSection = FetchingSection()
     cases: CasesSection
     database: DatabaseSection = DatabaseSection()
+    ledger: LedgerSection = LedgerSection()
 
     @classmethod
     def settings_customise_sources(
@@ -412,8 +421,20 @@ def _complete(config: Config, folder: Path) -> Config:
             "cases": cases,
             "policy": policy,
             "database": database,
+            "ledger": _beside_the_database(config.ledger, folder, database),
         }
     )
+
+
+def _beside_the_database(section: LedgerSection, folder: Path, database: DatabaseSection) -> LedgerSection:
+    """The section with whole paths: what the file does not name is where the gate writes anyway."""
+    url = make_url(database.url)
+    usual = Path(url.database).parent if url.database and url.drivername.startswith("sqlite") else folder
+    files = {
+        key: (folder if key in section.model_fields_set else usual) / getattr(section, key)
+        for key in ("key_file", "checkpoints_file")
+    }
+    return section.model_copy(update=files)
 
 
 def _with_secret(section: _Section, folder: Path, key: str, name: str) -> _Section:

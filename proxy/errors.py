@@ -27,6 +27,10 @@ class SealingError(GateError):
     """A case could not be sealed or opened, or its file could not be made durable."""
 
 
+class LedgerError(GateError):
+    """The ledger, or a file of its checkpoints, cannot be read."""
+
+
 class PictrsError(GateError):
     """pict-rs could not be reached, or answered with an error.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 
 from proxy.channels.lookout import Lookout
-from proxy.channels.looks import File, Look, Priority
+from proxy.channels.looks import File, Look, Priority, Seen
 from proxy.known_hashes import KnownHashes
+from proxy.ledger.allows import Allows
 from proxy.media import Format
 from proxy.metrics import Metrics
-from proxy.policy import Decision, Policy, decide
+from proxy.policy import Decision, Policy, Verdict, decide
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +18,11 @@ log = logging.getLogger(__name__)
 class Judge:
     """Decides about files, whichever way they come."""
 
-    def __init__(self, known: KnownHashes, lookout: Lookout, policy: Policy, metrics: Metrics) -> None:
+    def __init__(
+        self, known: KnownHashes, lookout: Lookout, policy: Policy, metrics: Metrics, allows: Allows
+    ) -> None:
         self._known, self._lookout, self._policy, self._metrics = known, lookout, policy, metrics
+        self._allows = allows
 
     async def judge(
         self, content: bytes, media: Format, sha256: str, *, priority: Priority, within_s: float
@@ -44,5 +48,7 @@ class Judge:
             )
             decision = decide(self._policy, look, media)
         self._metrics.verdicts.labels(verdict=decision.verdict.value).inc()
+        if decision.verdict is Verdict.ALLOW and isinstance(look, Seen | None):
+            self._allows.note(sha256, look)
         log.info("verdict=%s sha256=%s reason=%r", decision.verdict, sha256, decision.reason)
         return look, decision

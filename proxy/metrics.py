@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -59,8 +62,23 @@ class Metrics:
         self.sealing_failures = Counter(
             "pictrs_gate_sealing_failures_total", "Cases that could not be written.", registry=self.registry
         )
+        self.allows_dropped = Counter(
+            "pictrs_gate_allows_dropped_total",
+            "Plain allows that are missing in the statistics: the database did not take them in time.",
+            registry=self.registry,
+        )
+        self._checkpoint_age = Gauge(
+            "pictrs_gate_ledger_checkpoint_age_seconds",
+            "Since the ledger's last checkpoint; one is made every day.",
+            registry=self.registry,
+        )
+        self._checkpoint_age.set(math.inf)  # until there is one
         self.uploads_in_progress = Gauge(
             "pictrs_gate_uploads_in_progress",
             "Uploads between their first byte and their answer.",
             registry=self.registry,
         )
+
+    def checkpoint_made_at(self, moment: datetime) -> None:
+        """The ledger's last checkpoint is of `moment`."""
+        self._checkpoint_age.set_function(lambda: (datetime.now(UTC) - moment).total_seconds())

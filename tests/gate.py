@@ -193,11 +193,12 @@ class Gate:
         with self.database() as database:
             return [facts_of(case) for case in cases.listed(database)]
 
-    def ledger(self) -> list[LedgerEntry]:
-        """All entries, their chain checked."""
+    def ledger(self, *, about_itself: bool = False) -> list[LedgerEntry]:
+        """All entries, their chain checked; those about the gate itself (settings and the like) if asked."""
+        own = () if about_itself else (ledger.SETTINGS, ledger.KEY, ledger.CHECKPOINT)
         with self.database() as database:
             assert ledger.first_broken(database) is None
-            return ledger.entries(database)
+            return [entry for entry in ledger.entries(database) if entry.act not in own]
 
     @contextmanager
     def database(self) -> Iterator[Database]:

@@ -80,6 +80,8 @@ def test_a_held_jpeg_that_pict_rs_rewrites_is_released_past_the_hook(
     gate.decide("release")
     stored = get(running.url, f"/image/original/{alias}").body
     assert stored and stored != content
+    passed = [entry for entry in gate.ledger() if entry.act == "allowed as released"]
+    assert passed and passed[-1].facts["verdict"] == "hold"  # the model still says so
     # and the same upload passes from now on, although the model holds what pict-rs makes of it
     assert gate.upload(content).status == 201
     assert gate.upload(content, query="resize=200").status == 201
@@ -111,6 +113,8 @@ def test_what_is_refused_twice_is_sealed_once_and_passes_after_its_release(
     assert len(gate.cases()) == before + 1
     case = gate.cases()[0]
     assert case["alias"] is None and case["sha256"] == hashlib.sha256(unseen["twice"]).hexdigest()
+    told = [entry.act for entry in gate.ledger() if entry.case_id == case["id"]]
+    assert told[:3] == ["pending", "held again", "held again"]
     gate.decide("release", case["id"])
     assert upload(running.url, unseen["twice"]).status == 201
 
@@ -174,6 +178,10 @@ def test_a_fetch_that_nobody_was_asked_about_is_noticed_and_taken_back(
             break
         time.sleep(0.05)
     assert "not set to this gate" in unset.log()
+    for _ in range(100):  # the log is quicker
+        if any(entry.act == "stored unseen" for entry in unset.ledger()):
+            break
+        time.sleep(0.05)
     assert any(entry.act == "stored unseen" for entry in unset.ledger())
     again = get(unset.url, target.format(url))
     assert (again.status, again.json()["code"]) == (403, "not-gated")

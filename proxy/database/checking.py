@@ -9,7 +9,8 @@ from sqlalchemy import Column, MetaData, String, Table, create_engine, inspect, 
 from proxy.cases.life import CaseState
 from proxy.database import ledger
 from proxy.database.engine import Database
-from proxy.database.models import Case, LedgerEntry
+from proxy.database.models import Case
+from proxy.ledger.chain import Entry, entry_hash
 
 
 def found_version(url: str) -> str | None:
@@ -35,13 +36,10 @@ def found_version(url: str) -> str | None:
 
 def first_broken_of_last(database: Database, count: int) -> int | None:
     """Of the last `count` entries of the ledger, the number of the first that does not hold."""
-    query = select(LedgerEntry).order_by(LedgerEntry.number.desc()).limit(count)
-    with database.reading() as session:
-        entries = list(session.scalars(query))[::-1]
-    before: LedgerEntry | None = None
-    for entry in entries:
+    before: Entry | None = None
+    for entry in ledger.newest(database, limit=count):
         follows = before is None or (entry.number, entry.previous) == (before.number + 1, before.hash)
-        if not follows or entry.hash != ledger.entry_hash(entry):
+        if not follows or entry.hash != entry_hash(entry):
             return entry.number
         before = entry
     return None

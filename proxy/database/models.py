@@ -7,11 +7,13 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     Enum,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     String,
     TypeDecorator,
@@ -202,6 +204,7 @@ class LedgerEntry(Base):
     """One link of the chain. `hash` covers every other column, `previous` the link before."""
 
     __tablename__ = "ledger"
+    __table_args__ = (Index("ix_ledger_act", "act", "number"),)
 
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     time: Mapped[str] = mapped_column(String(32))
@@ -211,6 +214,50 @@ class LedgerEntry(Base):
     facts: Mapped[dict[str, Any]]
     previous: Mapped[str] = mapped_column(String(64))
     hash: Mapped[str] = mapped_column(String(64))
+
+
+class SignedCheckpoint(Base):
+    """What the ledger's last entry was at a moment; see `proxy.ledger.checkpoints.Checkpoint`."""
+
+    __tablename__ = "checkpoints"
+
+    checkpoint: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int]
+    hash: Mapped[str] = mapped_column(String(64))
+    time: Mapped[str] = mapped_column(String(32))
+    previous: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(64))
+    signature: Mapped[str] = mapped_column(String(128))
+
+
+class Ensemble(Base):
+    """Name and version of what has looked, once for the many rows that name it."""
+
+    __tablename__ = "ensembles"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+
+
+class Allow(Base):
+    """A file that was plainly allowed. Kept for some days, for statistics; no promise rests on it.
+
+    Rows are in the order of time, nearly, and are read and deleted in the order of their numbers: an index
+    more would cost every upload, and nobody asks for one file.
+
+    Attributes:
+        sha256: 32 bytes.
+        signals: to four digits; None where a human's decision let the file pass, and nobody looked.
+        ensemble: number of the `Ensemble` that looked, likewise.
+    """
+
+    __tablename__ = "allows"
+
+    number: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
+    time: Mapped[datetime]
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
+    signals: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    ensemble: Mapped[int | None]
 
 
 class BackfillRun(Base):

@@ -82,13 +82,18 @@ class ValidationHook:
                 await self._note("blocked", upload, decision)
                 return HookAnswer.UNSEEN if isinstance(look, Unseen) else HookAnswer.REFUSE
         if await self._is_released(upload, look):
+            await self._note("allowed as released", upload, decision)
             return HookAnswer.KEEP
         if decision.verdict is Verdict.DEFER:  # whoever asked may ask again; nobody waits for an alias here
+            await self._note("refused unseen", upload, decision)
             return HookAnswer.UNSEEN
         async with self._sealing:  # once, however often it comes
-            if await self._database.run(cases.of_file, upload.sha256) is None:
+            case = await self._database.run(cases.of_file, upload.sha256)
+            if case is None:
                 origin = Origin("pict-rs's validation hook", [], {})
                 await self._keeper.keep(upload, decision, look, origin, None)
+            else:
+                await self._note("held again", upload, decision, case_id=case.id)
         return HookAnswer.REFUSE
 
     async def _is_released(self, upload: Upload, look: Look | None) -> bool:
@@ -98,9 +103,16 @@ class ValidationHook:
         released += await self._database.run(cases.released_files, self._clearances.now)
         return any(case.sha256 == upload.sha256 or _is_same_picture(case, look) for case in released)
 
-    async def _note(self, act: str, upload: Upload, decision: Decision) -> None:
-        facts = {"sha256": upload.sha256, "reason": decision.reason, "by": "validation hook"}
-        await self._database.run(ledger.record, act, actor="gate", facts=facts)
+    async def _note(
+        self, act: str, upload: Upload, decision: Decision, *, case_id: str | None = None
+    ) -> None:
+        facts = {
+            "sha256": upload.sha256,
+            "verdict": decision.verdict.value,
+            "reason": decision.reason,
+            "by": "validation hook",
+        }
+        await self._database.run(ledger.record, act, actor="gate", facts=facts, case_id=case_id)
 
 
 def _is_same_picture(case: Case, look: Look | None) -> bool:

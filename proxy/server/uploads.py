@@ -219,7 +219,7 @@ class Uploads:
         """Takes back what was promised in a request that has failed after all: nobody is told of it."""
         made = [promise for promise in promises if promise is not None]
         if made:
-            await self._database.run(promising.remove, made, act="alias withdrawn: the upload has failed")
+            await self._database.run(promising.remove, made, act="alias withdrawn: upload failed")
 
     async def _look(self, upload: Upload, deadline: float) -> _Judged:
         left = deadline - asyncio.get_running_loop().time()
@@ -286,7 +286,8 @@ class Uploads:
                 continue
             promises.append(None)
             if one.decision.verdict is Verdict.BLOCK or not isinstance(one.look, Seen | None):
-                facts = {"sha256": one.upload.sha256, "reason": one.decision.reason}
+                verdict, reason = one.decision.verdict.value, one.decision.reason
+                facts = {"sha256": one.upload.sha256, "verdict": verdict, "reason": reason}
                 act = "blocked" if one.decision.verdict is Verdict.BLOCK else "allowed unseen"
                 await self._database.run(ledger.record, act, actor="gate", facts=facts)
         self._fault("kept")

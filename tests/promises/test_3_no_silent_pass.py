@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests import pictures
-from tests.client import get
+from tests.client import get, send
 from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply, pictrs_0_5
 from tests.gate import Classifier, Gate
 
@@ -169,10 +169,22 @@ def test_an_upload_ends_within_its_time_whatever_hangs(new_gate: NewGate) -> Non
     upstream.close()
 
 
-def test_the_gate_starts_without_a_classifier_and_says_so(new_gate: NewGate) -> None:
+def test_the_gate_starts_without_a_classifier_and_says_so_of_each_file_that_it_is_asked_about(
+    new_gate: NewGate,
+) -> None:
     gate = new_gate(classifier_url="http://127.0.0.1:9")
     assert get(gate.internal_url, "/readyz").status == 200
     assert "classifier not usable yet" in gate.log()
+    asked = send(
+        gate.internal_url,
+        "POST",
+        "/validate",
+        headers={"Content-Type": "image/png"},
+        body=pictures.png(seed=37),
+    )
+    assert asked.status == 503
+    (entry,) = gate.ledger()
+    assert (entry.act, entry.facts["verdict"]) == ("refused unseen", "defer")
 
 
 def test_a_plain_allow_is_no_entry(gate: Gate) -> None:
