@@ -10,6 +10,7 @@ import pytest
 from proxy.database import Database
 from tests import pictrs, pictures
 from tests.gate import Classifier, Gate, scripted
+from tests.postgresql import Postgresql
 
 _HITS = 150
 # Files that take a minute or so go first, or one of the two processes would wait for the other at the end.
@@ -34,10 +35,27 @@ def hit(hits: list[bytes]) -> bytes:
     return hits.pop()
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """A PostgreSQL, started for whoever asks first."""
+    running = Postgresql()
+    yield running
+    running.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a new database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/gate.db"
+    running: Postgresql = request.getfixturevalue("postgresql")
+    return running.new_database()
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """A new database."""
-    opened = Database(f"sqlite:///{tmp_path}/gate.db")
+def database(database_url: str) -> Iterator[Database]:
+    """A new database, of each kind."""
+    opened = Database(database_url)
     yield opened
     opened.close()
 

@@ -17,6 +17,7 @@ from proxy.database.engine import Database
 from proxy.database.models import LedgerEntry
 
 FIRST = "0" * 64  # what the first entry names as the hash before it
+_LONGEST_ACT = 32  # what its column takes; SQLite would take more, and PostgreSQL fail
 
 
 def append(
@@ -30,7 +31,12 @@ def append(
         actor: who did it: `gate`, or a reviewer's name.
         case_id: the case that it is about.
         facts: JSON values; never a picture's bytes, a token or a key.
+
+    Raises:
+        ValueError: `act` is too long, or facts hold what is no JSON.
     """
+    if len(act) > _LONGEST_ACT:
+        raise ValueError(f"{act!r}: an act of the ledger has at most {_LONGEST_ACT} characters")
     last = session.scalars(select(LedgerEntry).order_by(LedgerEntry.number.desc()).limit(1)).first()
     entry = LedgerEntry(
         number=last.number + 1 if last else 1,
