@@ -4,6 +4,7 @@
 #   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
+#   make crash [KILLS=200]           kills gates at every named point, starts them again and looks what is left; some 10 minutes
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
@@ -14,13 +15,13 @@ PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check --quiet
 CONSTRAINTS = .ci/constraints.txt
 
-.PHONY: demo test fuzz fuzz-classifier bench bench-classifier pict-rs lint format clean
+.PHONY: demo test fuzz fuzz-classifier crash bench bench-classifier pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
 
 test: .venv/made
-	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl
+	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl postgres:postgresql
 	.venv/bin/pytest $(ARGS)
 
 EXAMPLES ?= 20000
@@ -30,6 +31,12 @@ fuzz: .venv/made
 
 fuzz-classifier: .venv/made
 	GATE_FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/pytest -n0 -s tests/test_classifier_corpus.py --timeout 0 $(ARGS)
+
+# Others at random moments with each SEED; without one they are new each time.
+KILLS ?= 200
+crash: .venv/made
+	.ci/packages.sh postgres:postgresql
+	GATE_CRASH_KILLS=$(KILLS) GATE_CRASH_SEED=$${SEED:-$$(date +%s)} .venv/bin/pytest -n0 -s tests/test_crashes.py --timeout 0 $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light

@@ -36,7 +36,6 @@ RELEASING = (
     "release-refused",  # by pict-rs
     "release-taken-back",  # pict-rs has nothing of it any more, and the case is `releasing`
     "released",
-    "release-overtaken",  # by a confirmation
 )
 CONFIRMING = (
     "confirming",

@@ -69,7 +69,6 @@ class Decider:
             return await self._store(case, opened, reviewer, is_repeated=is_repeated)
         except (CaseError, PictrsError):
             if (await self._database.run(cases.get, case_id)).state is CaseState.CONFIRMED:
-                self._fault("release-overtaken")
                 await self._take_back(case_id)  # a confirmation has overtaken it
             raise
 
