@@ -4,7 +4,7 @@
 #   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
-#   make crash [KILLS=200]           kills gates at every named point, starts them again and looks what is left; some 10 minutes
+#   make crash [KILLS=200]           gates die at every named point, again and again, and lose nothing; some 10 minutes
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine

@@ -14,7 +14,7 @@ from tests.postgresql import Postgresql
 
 _HITS = 150
 # Files that take a minute or so go first, or one of the two processes would wait for the other at the end.
-_LONG = ("test_starting", "test_gate_reads", "test_7_", "test_dialling_in", "test_nginx")
+_LONG = ("test_crashes", "test_starting", "test_gate_reads", "test_7_", "test_dialling_in", "test_nginx")
 SIGNALS = {"sexual": 0.9, "minor": 0.8}
 
 

@@ -48,6 +48,7 @@ def test_killed_at_every_point_it_loses_nothing(
         running: Postgresql = request.getfixturevalue("postgresql")
         url, kills = running.new_database(), max(4, KILLS // 3)
     scene = crashes.Scene(tmp_path / "gate", nursery, store, seed=SEED, database_url=url)
+    print(f"\n{kind}, seed {SEED}", flush=True)
     began = time.monotonic()
     try:
         for number, done in enumerate(crashes.run(scene, kills), start=1):

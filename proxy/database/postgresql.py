@@ -25,6 +25,7 @@ _CONNECT_S = 5
 _STATEMENT_S = 10.0  # for a statement, and for the writers' lock
 _MIGRATION_S, _MIGRATION_LOCK_S = 3600.0, 60.0
 _SLACK_S = 2.0  # a wait for a lock is to end first, this side's deadline last: so the error says what it was
+_TRANSACTION_S = _STATEMENT_S + 2 * _SLACK_S  # for all of what is written together
 # Held by whoever writes. A number that nobody else takes; locks are a database's own.
 _WRITERS = int.from_bytes(b"pictgate", "big")
 _WRITE = (
@@ -133,7 +134,7 @@ class Postgresql:
             raw: Any = connection.connection.driver_connection
             raw.until = None
             if writes:
-                raw.until = None if is_migrating else time.monotonic() + 2 * _STATEMENT_S
+                raw.until = None if is_migrating else time.monotonic() + _TRANSACTION_S
                 connection.exec_driver_sql(_WRITE)
 
         return engine
