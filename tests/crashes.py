@@ -1,18 +1,14 @@
 """Kills gates at named points and at random moments, starts them again, and looks what is left.
 
-Gates and commands are forks of one program that has everything imported: a start takes a tenth of a second.
-`python -m tests.crashes` is that program.
+Every point of `proxy.faults` is at the end of a line of `_AT`; a new one needs a line there.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
 from pathlib import Path
 
-from proxy import cli
 from proxy.cases.life import RELEASE_S
 from proxy.cases.sealing import open_sealed, read_identities
 from proxy.database import Case, CaseState, cases, ledger
@@ -29,85 +24,13 @@ from tests import pictures
 from tests.client import get, until_gone, upload
 from tests.fake import SEEN, Asked, Reply, classifier, json_reply
 from tests.gate import Gate
+from tests.nursery import Nursery
 from tests.pictrs import Pictrs
 from tests.processes import answers
 
 _WITHIN_S = 60.0
 _TOO_WIDE = (10_001, 8)  # pict-rs takes 10 000
 _HELD = (CaseState.DEFERRED, CaseState.PENDING, CaseState.CONFIRMED)
-
-
-class Nursery:
-    """Starts `pictrs-gate` as forks."""
-
-    def __init__(self) -> None:
-        self._program = subprocess.Popen(
-            [sys.executable, "-m", "tests.crashes"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[1],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            text=True,
-        )
-
-    def start(self, words: Sequence[str | Path], log: Path, fault: str | None) -> int:
-        """Starts a command that is to die at `fault`; its process id."""
-        env = {"PICTRS_GATE_FAULT": fault or ""}
-        return self._ask({"words": [str(word) for word in words], "log": str(log), "env": env})
-
-    def wait(self, pid: int) -> int:
-        """Waits until it has ended; its exit status, -9 where it was killed."""
-        return self._ask({"wait": pid})
-
-    def close(self) -> None:
-        """Ends it, with everything that it has started."""
-        assert self._program.stdin is not None
-        self._program.stdin.close()
-        self._program.wait(20)
-
-    def _ask(self, asked: Mapping[str, object]) -> int:
-        assert self._program.stdin is not None and self._program.stdout is not None
-        self._program.stdin.write(json.dumps(asked) + "\n")
-        self._program.stdin.flush()
-        return int(self._program.stdout.readline())
-
-
-def _nurse() -> None:
-    children: set[int] = set()
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if "wait" in asked:
-            answer = _ended(asked["wait"])
-            children.discard(asked["wait"])
-        else:
-            answer = os.fork()
-            if answer == 0:
-                _become(asked)
-            children.add(answer)
-        print(answer, flush=True)
-    for child in children:
-        os.kill(child, signal.SIGKILL)
-
-
-def _ended(pid: int) -> int:
-    end = time.monotonic() + _WITHIN_S
-    while time.monotonic() < end:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return 124  # as `timeout` says it: it should have died, and did not
-
-
-def _become(asked: Mapping[str, object]) -> None:
-    os.setsid()
-    log = os.open(str(asked["log"]), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    for descriptor, into in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
-        os.dup2(descriptor, into)
-    os.environ.update(asked["env"])  # type: ignore[call-overload]
-    os._exit(cli.main(asked["words"]))  # type: ignore[arg-type]
 
 
 @dataclass
@@ -427,7 +350,3 @@ def run(scene: Scene, kills: int) -> Iterator[str]:
         scene.check()
         yield f"{play.__name__.strip('_')} at {fault or 'a random moment'}"
     scene.check(everything=True)
-
-
-if __name__ == "__main__":
-    _nurse()

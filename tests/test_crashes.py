@@ -17,6 +17,7 @@ import pytest
 from proxy import faults
 from proxy.errors import ConfigError
 from tests import crashes, pictrs
+from tests.nursery import Nursery
 from tests.postgresql import Postgresql
 
 KILLS = int(os.environ.get("GATE_CRASH_KILLS", "12"))
@@ -24,8 +25,8 @@ SEED = int(os.environ.get("GATE_CRASH_SEED", "8"))
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[crashes.Nursery]:
-    running = crashes.Nursery()
+def nursery() -> Iterator[Nursery]:
+    running = Nursery()
     yield running
     running.close()
 
@@ -40,7 +41,7 @@ def store(tmp_path: Path) -> Iterator[pictrs.Pictrs]:
 @pytest.mark.timeout(120 + 30 * KILLS)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_killed_at_every_point_it_loses_nothing(
-    tmp_path: Path, nursery: crashes.Nursery, store: pictrs.Pictrs, request: pytest.FixtureRequest, kind: str
+    tmp_path: Path, nursery: Nursery, store: pictrs.Pictrs, request: pytest.FixtureRequest, kind: str
 ) -> None:
     url = None
     kills = KILLS

@@ -128,11 +128,15 @@ class Postgresql:
                 connection.execute("SET synchronous_commit = on")
             connection.autocommit = False
 
+        @event.listens_for(engine, "checkin")
+        def _on_checkin(connection: Any, _record: Any) -> None:
+            if connection is not None:  # as a closed one is
+                connection.until = None  # or whoever has it next would find its time over
+
         @event.listens_for(engine, "begin")
         def _on_begin(connection: Connection) -> None:
             writes = connection.get_execution_options().get("writes", False)
             raw: Any = connection.connection.driver_connection
-            raw.until = None
             if writes:
                 raw.until = None if is_migrating else time.monotonic() + _TRANSACTION_S
                 connection.exec_driver_sql(_WRITE)
