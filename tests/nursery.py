@@ -1,6 +1,6 @@
 """Starts `pictrs-gate` as forks of one program that has everything imported, which takes a tenth of a second.
 
-`python -m tests.nursery` is that program: it is told by lines of JSON what to start, and ends with its caller.
+`python -m tests.nursery` is that program: it is told by lines of JSON what to start; it ends with its caller.
 """
 
 from __future__ import annotations
