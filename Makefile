@@ -4,6 +4,7 @@
 #   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
+#   make crash [KILLS=200]           gates die at every named point, again and again, and lose nothing; some 10 minutes
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make bench-cases [ARGS=--json]   what holding an upload costs beside the disk's fsync, lists of 100 000 cases; 1 minute
@@ -17,13 +18,13 @@ CONSTRAINTS = .ci/constraints.txt
 # Compiled files are kept even where the machine's environment says otherwise: programs start sooner with them.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test fuzz fuzz-classifier bench bench-classifier bench-cases pict-rs lint format clean
+.PHONY: demo test fuzz fuzz-classifier crash bench bench-classifier bench-cases pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
 
 test: .venv/made
-	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl
+	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl postgres:postgresql
 	.venv/bin/pytest $(ARGS)
 
 EXAMPLES ?= 20000
@@ -33,6 +34,12 @@ fuzz: .venv/made
 
 fuzz-classifier: .venv/made
 	GATE_FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/pytest -n0 -s tests/test_classifier_corpus.py --timeout 0 $(ARGS)
+
+# Others at random moments with each SEED; without one they are new each time.
+KILLS ?= 200
+crash: .venv/made
+	.ci/packages.sh postgres:postgresql
+	GATE_CRASH_KILLS=$(KILLS) GATE_CRASH_SEED=$${SEED:-$$(date +%s)} .venv/bin/pytest -n0 -s tests/test_crashes.py --timeout 0 $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light

@@ -4,6 +4,7 @@
 set -eu
 
 missing=""
+for folder in /usr/lib/postgresql/*/bin; do PATH="$PATH:$folder"; done # Debian has no name for them on PATH
 for pair in "$@"; do
     PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done

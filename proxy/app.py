@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 _ADOPT_EVERY_S = 60.0
 # Connections to pict-rs (2 × 256), to classifiers, of the internal listener; files.
 _OTHER_FILES = 1024
+# Longer than a writer waits for the others; an upload that gets no answer is told so while Lemmy listens.
+_DATABASE_S = 15.0
 
 _MEGABYTE = 1024 * 1024
 
@@ -78,8 +80,11 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(config: Config) -> AsyncIterator[Parts]:
+async def parts(config: Config, *, database_s: float | None = None) -> AsyncIterator[Parts]:
     """Builds the parts, and gives back what they hold.
+
+    Args:
+        database_s: seconds for whatever the database is asked; None where nobody waits for an answer.
 
     Raises:
         ConfigError: one of them cannot work with the configuration.
@@ -88,7 +93,9 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     policy = policy_of(config)
     contexts = [_context(index, section) for index, section in enumerate(config.classifiers)]
     quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients), fault)
-    database = Database(config.database.url)
+    database = Database(
+        config.database.url, password=config.database.password, within_s=database_s, fault=fault
+    )
     known = KnownHashes(database, config.policy.block_lists)
     channels = [
         _channel(section, context)
@@ -118,7 +125,10 @@ async def serve(config: Config) -> None:
     """
     process.allow_open_files(config.server.connections + _OTHER_FILES)
     process.give_back_large_buffers()
-    async with parts(config) as made, bookkeeping(config, made.database, made.metrics) as allows:
+    async with (
+        parts(config, database_s=_DATABASE_S) as made,
+        bookkeeping(config, made.database, made.metrics) as allows,
+    ):
         await made.lookout.check()
         keeper = Keeper(made.database, made.quarantine, made.fault)
         placeholders = Placeholders()

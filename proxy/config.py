@@ -34,12 +34,15 @@ from pydantic_settings import (
     SettingsError,
 )
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from proxy.errors import ConfigError
 
 _PREFIX = "GATE__"
-_SECRETS = frozenset({"api_key", "token"})
+_SECRETS = frozenset({"api_key", "token", "password"})
 _SECRET = re.compile(r"[!-~]+")  # what an HTTP header carries unchanged
+# Of libpq's: where its socket is, and how far TLS goes.
+_POSTGRESQL_OPTIONS = frozenset({"host", "sslcert", "sslkey", "sslmode", "sslrootcert"})
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>\d{1,5})")
 
 
@@ -75,10 +78,33 @@ def _recipient(value: str) -> str:
 
 
 def _database_url(value: str) -> str:
+    if re.match(r"postgres(ql)?(\+\w+)?:", value):
+        return _postgresql_url(value)
     file = make_url(value).database if re.fullmatch(r"sqlite:///[^?]+", value) else None
     if not file or file == ":memory:" or not file.isprintable():
-        raise ValueError("must be sqlite:///FILE, without host or options")
+        raise ValueError(
+            "must be sqlite:///FILE, without host or options, or postgresql://USER@HOST/DATABASE"
+        )
     return value
+
+
+def _postgresql_url(value: str) -> str:
+    """One that has no secret in any part, so that it may be shown."""
+    try:
+        url = make_url(value)
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or not url.database or not value.isprintable():
+        raise ValueError("must be postgresql://USER@HOST[:PORT]/DATABASE")
+    if url.drivername not in ("postgresql", "postgresql+psycopg"):
+        raise ValueError("must begin with postgresql://")
+    if url.password is not None:
+        raise ValueError("must have no password; put it into a file, and name that in database.password_file")
+    if unknown := set(url.query) - _POSTGRESQL_OPTIONS:
+        raise ValueError(
+            f"{', '.join(sorted(unknown))}: unknown option; allowed: {', '.join(sorted(_POSTGRESQL_OPTIONS))}"
+        )
+    return value.replace("postgresql+psycopg:", "postgresql:", 1)
 
 
 def _secret(value: SecretStr) -> SecretStr:
@@ -216,6 +242,14 @@ class DatabaseSection(Section):
     """Where states, hashes and the ledger are."""
 
     url: DatabaseUrl = "sqlite:///gate.db"
+    password: Secret | None = None
+    password_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _password_is_for_postgresql(self) -> Self:
+        if self.url.startswith("sqlite:") and (self.password or self.password_file):
+            raise ValueError("password and password_file are for PostgreSQL; SQLite has none, leave them out")
+        return self
 
 
 class LedgerSection(Section):
@@ -381,7 +415,8 @@ def _shown(where: list[str], value: object) -> str:
     text = repr(value)
     if _SECRETS & set(where) or "AGE-SECRET-KEY" in text.upper():
         return "(secret)"
-    return re.sub(r"//\S*@", "//…@", text)[:100]  # of a URL with a password
+    # Of a URL with a password, wherever it stands in it.
+    return re.sub(r"\?.*", "?…", re.sub(r"//.*@", "//…@", text))[:100]
 
 
 def _keys_at(where: list[str]) -> list[str]:
@@ -411,9 +446,11 @@ def _complete(config: Config, folder: Path) -> Config:
     policy = config.policy.model_copy(
         update={"block_lists": [folder / path for path in config.policy.block_lists]}
     )
-    # Made of its parts, because the folder's name may hold what a URL has to quote.
-    url = URL.create("sqlite", database=str(folder / str(make_url(config.database.url).database)))
-    database = DatabaseSection(url=url.render_as_string())
+    database = _with_secret(config.database, folder, "database", "password")
+    if database.url.startswith("sqlite:"):
+        # Made of its parts, because the folder's name may hold what a URL has to quote.
+        url = URL.create("sqlite", database=str(folder / str(make_url(database.url).database)))
+        database = database.model_copy(update={"url": url.render_as_string()})
     return config.model_copy(
         update={
             "pictrs": pictrs,

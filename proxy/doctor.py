@@ -15,15 +15,14 @@ from pathlib import Path
 
 import aiohttp
 import pyrage
-from sqlalchemy.exc import SQLAlchemyError
+from pydantic import SecretStr
 
 from proxy.cases.rotating import Keys
 from proxy.cases.sealing import open_sealed, read_identities
 from proxy.channels.looks import Channel, ChannelError
 from proxy.config import CasesSection, host_and_port
-from proxy.database import Case, Database, checking, rotating
-from proxy.database.engine import HEAD, in_words
-from proxy.errors import PictrsError, SealingError
+from proxy.database import Case, Database, checking, engine, rotating
+from proxy.errors import ConfigError, PictrsError, SealingError
 from proxy.pictrs import Pictrs
 
 _LITTLE_SPACE, _NO_SPACE = 2 * 1024**3, 200 * 1024**2  # bytes
@@ -65,20 +64,20 @@ def _fail(about: str, says: str) -> Finding:
     return Finding(about, Level.FAIL, says)
 
 
-def check_database(url: str) -> Finding:
+def check_database(url: str, password: SecretStr | None) -> Finding:
     """Whether the database can be reached and is as new as this program; it is not migrated here."""
     about = "database"
     try:
-        version = checking.found_version(url)
-    except SQLAlchemyError as error:
-        return _fail(about, f"{in_words(error)}; see database.url")
-    if version is None:
+        pending = engine.pending(url, password)
+    except ConfigError as error:
+        return _fail(about, str(error))
+    if pending.is_done:
+        return _ok(about, f"can be reached, version {pending.found}")
+    if pending.found is None:
         return _warn(about, "there is none yet; `pictrs-gate serve` makes it")
-    if version < HEAD:
-        return _warn(about, f"is of version {version}, not {HEAD}; the next start of the gate migrates it")
-    if version > HEAD:
-        return _fail(about, f"is of version {version}, newer than this program's {HEAD}; install a newer one")
-    return _ok(about, f"can be reached, version {version}")
+    if pending.is_safe:
+        return _warn(about, f"has to be migrated, {pending}; the next start of the gate does it")
+    return _fail(about, f"has to be migrated, {pending}; stop every gate and run `pictrs-gate migrate`")
 
 
 def check_ledger(database: Database) -> Finding:

@@ -7,17 +7,76 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
+
+from proxy.errors import ConfigError
 
 FaultPoint = Callable[[str], None]
 
+# In the order in which they are reached. `tests/test_crashes.py` kills the gate at each, and checks that
+# these are all that there are.
+HOLDING = (  # and deferring
+    "case-begun",  # written, not synced
+    "case-written",  # synced, not named
+    "case-named",  # named, folder not synced
+    "case-sealed",
+    "case-recorded",
+    "kept",  # pict-rs has none of the request's other files yet
+    "forwarded",  # pict-rs has them, and nobody is answered
+    "withdrawing",  # pict-rs has refused them; what was promised is to be withdrawn
+    "withdrawn",
+)
+RELEASING = (
+    "release-opened",  # and nothing is written down yet
+    "release-begun",
+    "importing",
+    "imported",  # and nothing says so
+    "import-noted",
+    "release-refused",  # by pict-rs
+    "release-taken-back",  # pict-rs has nothing of it any more, and the case is `releasing`
+    "released",
+)
+CONFIRMING = (
+    "confirming",
+    "taking-back",  # written down, and pict-rs has it still
+    "taken-back",  # between that and the confirmation
+    "confirmed",
+)
+ROTATING = (
+    "case-resealed",  # beside the one of before
+    "case-swapped",  # and nothing says so
+    "case-reseal-noted",  # and the one of before is still there
+)
+ANY_WRITE = ("uncommitted", "committed")  # of the database, whatever it is that is written
+POINTS = (*HOLDING, *RELEASING, *CONFIRMING, *ROTATING, *ANY_WRITE)
+
+
+def nowhere(point: str) -> None:
+    """The fault point of whoever does not die."""
+
 
 def from_environment() -> FaultPoint:
-    """The fault point to die at, from `PICTRS_GATE_FAULT`; without it, none."""
-    deadly = os.environ.get("PICTRS_GATE_FAULT")
+    """The fault point to die at, from `PICTRS_GATE_FAULT`; without it, none.
+
+    `A` dies at the point of that name, `A>B` at `B` where `A` was reached before, and so on.
+
+    Raises:
+        ConfigError: there is no such point.
+    """
+    wanted = os.environ.get("PICTRS_GATE_FAULT")
+    if not wanted:
+        return nowhere
+    left = wanted.split(">")
+    if unknown := set(left) - set(POINTS):
+        raise ConfigError(f"PICTRS_GATE_FAULT: {', '.join(sorted(unknown))}: there is no such point")
+    lock = threading.Lock()
 
     def reached(point: str) -> None:
-        if point == deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
+        with lock:
+            if point == left[0]:
+                left.pop(0)
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     return reached

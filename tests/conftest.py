@@ -10,12 +10,20 @@ import pytest
 from proxy.database import Database
 from tests import forking, pictrs, pictures, processes
 from tests.gate import Classifier, Gate, scripted
+from tests.postgresql import Postgresql
 
 _HITS = 150
 # Files that take half a minute or more, longest first: one of them last, and one of the two processes would
 # wait for the other at the end. (`--no-loadscope-reorder` keeps xdist from putting those of few tests last.)
 _LONG = (
-    *("test_7_", "test_gate_reads", "test_starting", "test_nginx", "test_classifier_stopping"),
+    *(
+        "test_crashes",
+        "test_7_",
+        "test_gate_reads",
+        "test_starting",
+        "test_nginx",
+        "test_classifier_stopping",
+    ),
     *("test_fetching", "test_gate_uploads", "test_lemmy", "test_classifier_heads", "test_backfill"),
     *("test_routes", "test_dialling_in", "test_hook"),
 )
@@ -53,10 +61,27 @@ def hit(hits: list[bytes]) -> bytes:
     return hits.pop()
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """A PostgreSQL, started for whoever asks first."""
+    running = Postgresql()
+    yield running
+    running.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a new database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/gate.db"
+    running: Postgresql = request.getfixturevalue("postgresql")
+    return running.new_database()
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """A new database."""
-    opened = Database(f"sqlite:///{tmp_path}/gate.db")
+def database(database_url: str) -> Iterator[Database]:
+    """A new database, of each kind."""
+    opened = Database(database_url)
     yield opened
     opened.close()
 

@@ -42,6 +42,11 @@ def json_reply(status: int, content: Any, **headers: str) -> Reply:
     return Reply(status, json.dumps(content).encode(), {"Content-Type": "application/json", **headers})
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Nothing: a gate that is killed breaks off what it has asked."""
+
+
 class Fake:
     """A server on a free loopback port; `reply` decides each answer and may block."""
 
@@ -73,7 +78,7 @@ class Fake:
             def log_message(self, *_: object) -> None:
                 """Nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()

@@ -114,11 +114,13 @@ class Gate:
         internal: Mapping[str, Any] | None = None,
         fetching: Mapping[str, Any] | None = None,
         token: str = TOKEN,
+        database_url: str | None = None,
         env: Mapping[str, str] | None = None,
         log_level: str = "debug",
         start: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.database_url = database_url or f"sqlite:///{folder}/gate.db"
         self.folder, self._log_level = folder, log_level
         self.port, self.internal_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -139,7 +141,7 @@ class Gate:
             },
             "policy": policy or {},
             "cases": {"folder": "cases", "recipients": [self.recipient], "identity_file": "reviewer.key"},
-            "database": {"url": "sqlite:///gate.db"},
+            "database": {"url": database_url or "sqlite:///gate.db"},
         }
         tables = [(f"[{name}]", values) for name, values in sections.items()]
         asked = {"kind": "worker"} if classifier_url is None else {"url": classifier_url}
@@ -203,7 +205,7 @@ class Gate:
     @contextmanager
     def database(self) -> Iterator[Database]:
         """Its database, opened a second time."""
-        opened = Database(f"sqlite:///{self.folder}/gate.db")
+        opened = Database(self.database_url)
         try:
             yield opened
         finally:
@@ -217,6 +219,21 @@ class Gate:
         """What it has logged."""
         assert self.program is not None
         return self.program.output()
+
+
+class Twin:
+    """A second gate with the configuration, the database and the cases of another one."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.port, internal = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        text = gate.config.read_text().replace(f":{gate.port}", f":{self.port}")
+        config = gate.folder / "second.toml"
+        config.write_text(text.replace(f":{gate.internal_port}", f":{internal}"))
+        self.program = Program(
+            [_BIN / "pictrs-gate", "serve", "--config", config], gate.folder / "second.log"
+        )
+        self.program.wait_until(lambda: answers(f"{self.url}/healthz"))
 
 
 def _table(head: str, values: Mapping[str, Any]) -> str:

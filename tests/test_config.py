@@ -138,6 +138,17 @@ def test_without_an_api_key_held_uploads_are_rejected(folder: Path, text: str) -
         ('"sqlite:///gate.db"', '"sqlite:///:memory:"', ["database.url", "must be sqlite:///FILE"]),
         ('"sqlite:///gate.db"', '"sqlite://host/gate.db"', ["database.url", "must be sqlite:///FILE"]),
         ('"sqlite:///gate.db"', '"sqlite:///gate.db?mode=ro"', ["database.url", "without host or options"]),
+        ('"sqlite:///gate.db"', '"postgresql://u@h"', ["database.url", "USER@HOST[:PORT]/DATABASE"]),
+        ('"sqlite:///gate.db"', '"postgresql://u@h:x/gate"', ["database.url", "USER@HOST[:PORT]/DATABASE"]),
+        ('"sqlite:///gate.db"', '"postgres://u@h/gate"', ["database.url", "must begin with postgresql://"]),
+        ('"sqlite:///gate.db"', '"postgresql+asyncpg://u@h/d"', ["must begin with postgresql://"]),
+        ('"sqlite:///gate.db"', '"postgresql://u@h/d?x=1"', ["database.url", "x: unknown option", "sslmode"]),
+        ('"sqlite:///gate.db"', '"sqlite:///gate.db"\npassword = "x"', ["database: ", "for PostgreSQL"]),
+        (
+            '"sqlite:///gate.db"',
+            '"postgresql://u@h/d"\npassword = "x"\npassword_file = "y"',
+            ["database.password", "both"],
+        ),
         (
             '"sqlite:///gate.db"',
             '"sqlite+pysqlcipher:///gate.db"',
@@ -196,6 +207,9 @@ def test_no_error_shows_a_secret(folder: Path, text: str) -> None:
         ("[[classifiers]]", "[[classifiers]]\nurl = 'http://x'\n[classifiers.token]\nx = 'hush'\n#", "token"),
         ('"http://127.0.0.1:8081"', '"http://user:hush@h"', "//…@h"),
         ('"sqlite:///gate.db"', '"postgresql://gate:hush@h/gate"', "//…@h"),
+        ('"sqlite:///gate.db"', '"postgresql://gate:hu/sh hush@h/gate"', "//…@h"),
+        ('"sqlite:///gate.db"', '"postgresql://gate@h/gate?password=hush"', "//…@h/gate?…"),
+        ('"sqlite:///gate.db"', '"postgresql://gate@h/gate"\npassword = "hush hush"', "password: (secret)"),
         ('recipients = ["', 'recipients = ["AGE-SECRET-KEY-1HUSH", "', "cases.recipients.0: (secret)"),
     ],
 )
@@ -236,6 +250,23 @@ def test_a_folder_may_have_any_name(tmp_path: Path, folder: Path, text: str) -> 
         (folder / name).rename(odd / name)
     Database(loaded(odd, text).database.url).close()
     assert (odd / "gate.db").exists()
+
+
+def test_a_postgresql_is_named_without_its_password(
+    folder: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "password").write_text("hush\n")
+    url = "postgresql://gate@db.example.org:5433/gate?sslmode=verify-full"
+    named = text.replace('"sqlite:///gate.db"', f'"{url}"')
+    database = loaded(folder, named + 'password_file = "password"\n').database
+    assert database.url == url
+    assert database.password is not None and database.password.get_secret_value() == "hush"
+    assert "hush" not in repr(database)
+    monkeypatch.setenv("GATE__DATABASE__PASSWORD", "other")
+    monkeypatch.setenv("GATE__DATABASE__URL", "postgresql+psycopg:///gate?host=/run/postgresql")
+    database = loaded(folder, text).database
+    assert database.url == "postgresql:///gate?host=/run/postgresql"
+    assert database.password is not None and database.password.get_secret_value() == "other"
 
 
 def test_a_file_that_is_not_there_says_where_to_look() -> None:

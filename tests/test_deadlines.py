@@ -114,5 +114,5 @@ def test_where_an_upload_fails_nothing_of_it_is_promised(new_gate: NewGate, hit:
         (promise,) = cases.get(database, case["id"]).promises
         assert promise.removed_at is not None
     acts = [entry.act for entry in gate.ledger() if entry.case_id == case["id"]]
-    assert acts == ["pending", "alias withdrawn: upload failed"]
+    assert acts == ["pending", "alias withdrawn"]
     store.close()

@@ -18,7 +18,7 @@ import pytest
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer
 from proxy.cli import main
-from proxy.database import Case, CaseState, Database, cases, engine
+from proxy.database import Case, CaseState, Database, cases, sqlite
 from proxy.errors import ConfigError
 from proxy.known_hashes import KnownHashes
 from proxy.policy import Verdict
@@ -159,7 +159,7 @@ def test_a_database_that_fails_in_the_middle_of_a_command_is_said_in_one_line(
     hush = {"id": "case-1", "created_at": datetime.now(UTC), "reason": "hush", "file": "case-1.age"}
     with gate.database() as database:
         cases.add(database, Case(state=CaseState.PENDING, **hush), facts={})
-        monkeypatch.setattr(engine, "_BUSY_S", 0.1)
+        monkeypatch.setattr(sqlite, "_BUSY_S", 0.1)
         monkeypatch.setattr(os, "umask", lambda _: 0)  # the command's own, not that of these tests
         with database.writing() as session:
             session.connection()  # takes the lock

@@ -62,7 +62,9 @@ class Decider:
             raise CaseError(f"{case_id}: the same file is {decision.reason}, so it cannot be released")
         if case.pdq is None:
             await self._look(case, opened, sha256)
+        self._fault("release-opened")
         case, is_repeated = await self._database.run(decisions.releasing, case_id, by=reviewer, sha256=sha256)
+        self._fault("release-begun")
         try:
             return await self._store(case, opened, reviewer, is_repeated=is_repeated)
         except (CaseError, PictrsError):
@@ -89,10 +91,14 @@ class Decider:
                     f"{case_id}: its hash is in the sealed file only; name the key with --identity"
                 )
             sha256 = str((await self._open(case, identity_file)).facts["sha256"])
+        self._fault("confirming")
         in_pictrs = case.state in (CaseState.RELEASING, CaseState.RELEASED)
         if in_pictrs or any(promise.stored_at for promise in case.promises):
             await self._take_back(case_id)  # first: whoever reads past the gate would see it
-        return await self._database.run(decisions.confirmed, case_id, by=reviewer, sha256=sha256)
+            self._fault("taken-back")
+        case = await self._database.run(decisions.confirmed, case_id, by=reviewer, sha256=sha256)
+        self._fault("confirmed")
+        return case
 
     async def _open(self, case: Case, identity_file: Path) -> Opened:
         def work() -> Opened:
@@ -118,9 +124,12 @@ class Decider:
             for promise in await self._database.run(promising.to_store, case.id):
                 if not await self._database.run(promising.storing, promise):
                     continue
+                self._fault("importing")
                 token = await self._import(case, promise, opened, reviewer, is_repeated=is_repeated)
                 self._fault("imported")
-                if not await self._database.run(promising.stored, promise, token=token):
+                is_wanted = await self._database.run(promising.stored, promise, token=token)
+                self._fault("import-noted")
+                if not is_wanted:
                     await self._pictrs.delete(promise.alias)
             case = await self._database.run(cases.get, case.id)
             found = [await self._pictrs.stored_sha256(one.alias) for one in case.promises if one.stored_at]
@@ -128,6 +137,7 @@ class Decider:
                 decisions.released, case.id, by=reviewer, stored_as={one for one in found if one}
             )
             if released is not None:
+                self._fault("released")
                 return released
 
     async def _import(
@@ -142,7 +152,9 @@ class Decider:
             if is_repeated and error.code == "duplicate-alias" and await self._pictrs.has(promise.alias):
                 return None
             if error.code is not None:
+                self._fault("release-refused")
                 await self._take_back(case.id, but=promise if error.code == "duplicate-alias" else None)
+                self._fault("release-taken-back")
                 await self._database.run(
                     decisions.not_released, case.id, by=reviewer, reason=f"{error.status} {error.code}"
                 )
@@ -153,6 +165,8 @@ class Decider:
 
     async def _take_back(self, case_id: str, *, but: Promise | None = None) -> None:
         """Takes away from pict-rs what a release has stored; `but` is an alias of somebody else's picture."""
-        for alias in await self._database.run(promising.not_stored, case_id):
+        aliases = await self._database.run(promising.not_stored, case_id)
+        self._fault("taking-back")
+        for alias in aliases:
             if but is None or alias != but.alias:
                 await self._pictrs.delete(alias)

@@ -100,14 +100,14 @@ class Keeper:
             state=CaseState.DEFERRED if decision.verdict is Verdict.DEFER else CaseState.PENDING,
             created_at=now,
             reason=decision.reason[:500],
-            rule=decision.rule,
+            rule=decision.rule and decision.rule[:200],
             sha256=upload.sha256,
             size=len(upload.content),
             content_type=upload.media.content_type,
             pdq=seen and seen.pdq,
             pdq_quality=seen and seen.pdq_quality,
             signals=seen and dict(seen.signals),
-            ensemble=seen and seen.ensemble,
+            ensemble=seen and seen.ensemble[:200],
         )
 
         def work() -> Promise | None:

@@ -62,9 +62,11 @@ class Quarantine:
             with open(unfinished, "xb", opener=_private) as file:
                 self._sealer.seal(file, facts, original)
                 file.flush()
+                self._fault("case-begun")
                 os.fsync(file.fileno())
             self._fault("case-written")
             unfinished.rename(self._folder / name)
+            self._fault("case-named")
             self._sync_folder()
         except (OSError, SealingError, ValueError) as error:
             unfinished.unlink(missing_ok=True)

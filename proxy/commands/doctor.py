@@ -95,7 +95,7 @@ def _of_keys_and_folder(config: Config, identity: Path | None) -> list[Finding]:
 
 
 def _of_database(config: Config, identity: Path | None) -> list[Finding]:
-    found = [doctor.check_database(config.database.url)]
+    found = [doctor.check_database(config.database.url, config.database.password)]
     if found[0].level is not Level.OK:
         return found  # whatever opens it would make or migrate it
     try:
@@ -103,7 +103,7 @@ def _of_database(config: Config, identity: Path | None) -> list[Finding]:
     except SealingError as error:
         found.append(Finding("gate's own key", Level.FAIL, str(error)))
         gate = None
-    database = Database(config.database.url)
+    database = Database(config.database.url, password=config.database.password)
     try:
         found.append(doctor.check_ledger(database))
         found.append(doctor.check_sealing(database, config.cases.recipients, gate))

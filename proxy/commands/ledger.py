@@ -114,7 +114,7 @@ async def _with_database(config: Config, work: Callable[[Database], T]) -> T:
     """`work(database)` in a thread, with nothing else of the gate built."""
 
     def run() -> T:
-        database = Database(config.database.url)
+        database = Database(config.database.url, password=config.database.password)
         try:
             return work(database)
         finally:

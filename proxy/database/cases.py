@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from proxy.cases.life import CaseState
 from proxy.database import ledger
-from proxy.database.engine import Database, in_words
+from proxy.database.engine import Database, violated
 from proxy.database.models import Case, KnownHash
 from proxy.errors import AliasTaken, CaseError
 
@@ -29,7 +29,7 @@ def add(database: Database, case: Case, *, facts: dict[str, Any]) -> None:
             session.add(case)
             ledger.append(session, case.state.value, actor="gate", case_id=case.id, facts=facts)
     except IntegrityError as error:
-        if "alias_key" in in_words(error):
+        if "alias_key" in violated(error):
             raise AliasTaken("an alias is promised already") from None
         raise
 

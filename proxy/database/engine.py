@@ -1,39 +1,25 @@
-"""Connections, transactions and migrations."""
+"""Connections and transactions."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    MetaData,
-    String,
-    Table,
-    create_engine,
-    event,
-    inspect,
-    make_url,
-    select,
-)
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from pydantic import SecretStr
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 from sqlalchemy.orm import Session
 
+from proxy.database import migrating
+from proxy.database.dialects import Dialect, dialect_of, in_words
+from proxy.database.migrating import Pending
 from proxy.errors import ConfigError
-
-log = logging.getLogger(__name__)
+from proxy.faults import FaultPoint, nowhere
 
 HEAD = "0005"  # the newest of the migrations
-_BUSY_S = 10.0  # how long a writer waits for another process's transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,47 +28,72 @@ T = TypeVar("T")
 class Database:
     """The database of one process: migrated when opened, used from any thread."""
 
-    def __init__(self, url: str) -> None:
-        """Opens and migrates the database at `url`, `sqlite:///FILE`.
+    def __init__(
+        self,
+        url: str,
+        *,
+        password: SecretStr | None = None,
+        within_s: float | None = None,
+        fault: FaultPoint = nowhere,
+    ) -> None:
+        """Opens the database, and migrates it where that is safe.
+
+        Args:
+            url: `sqlite:///FILE`, or `postgresql://…`.
+            password: for PostgreSQL.
+            within_s: seconds for each `run`; None where nobody waits for an answer.
+            fault: points to die at.
 
         Raises:
-            ConfigError: it cannot be opened or migrated.
+            ConfigError: it cannot be opened, or a human has to migrate it.
         """
-        self._engine = _sqlite_engine(url)
-        # Few threads: SQLite has one writer, and a queue here is better than one at its lock.
+        dialect = dialect_of(url, password)
+        self._within_s, self._fault = within_s, fault
+        self._engine = dialect.engine()
+        self._reads = self._engine.execution_options(**dialect.reading)
+        self._writes = self._engine.execution_options(writes=True)
+        # Few threads: there is one writer at a time, and a queue here is better than one at its lock.
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="database")
-        try:
-            _keep_private(Path(str(make_url(url).database)))
+        with _said_in_one_line(dialect):
+            dialect.prepare()
             # Only read, so that a command starts while another process writes.
-            with self._engine.begin() as connection:
-                is_migrated = _is_migrated(connection)
+            with self._reads.begin() as connection:
+                dialect.check(connection)
+                is_migrated = migrating.found(connection) == HEAD
             if not is_migrated:
-                with self._engine.execution_options(writes=True).begin() as connection:
-                    _migrate(connection)
-        except OSError as error:
-            raise ConfigError(
-                f"database.url: {url}: {error.strerror}; check that the folder exists and can be written"
-            ) from None
-        except SQLAlchemyError as error:
-            raise ConfigError(f"database.url: {url}: {in_words(error)}") from None
+                _migrate(dialect, only_when_safe=True)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session whose transaction only reads."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        """A session whose transaction only reads, and sees one moment."""
+        with Session(self._reads, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session whose transaction is durable once the block is left without an exception."""
-        engine = self._engine.execution_options(writes=True)
-        with Session(engine, expire_on_commit=False) as session, session.begin():
-            yield session
+        """A session whose transaction is durable once the block is left without an exception.
+
+        Such transactions come one after the other, over all processes.
+        """
+        with Session(self._writes, expire_on_commit=False) as session:
+            with session.begin():
+                yield session
+                session.flush()
+                self._fault("uncommitted")
+            self._fault("committed")
 
     async def run(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`work(self, …)` in a thread of the database's own."""
+        """`work(self, …)` in a thread of the database's own.
+
+        Raises:
+            SQLAlchemyError: it failed, or there was no answer in time; nobody knows then whether it was done.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: work(self, *args, **kwargs))
+        try:
+            async with asyncio.timeout(self._within_s):
+                return await loop.run_in_executor(self._threads, lambda: work(self, *args, **kwargs))
+        except TimeoutError:
+            raise DatabaseTimeout("the database did not answer in time") from None
 
     def close(self) -> None:
         """Waits for what is under way and closes every connection."""
@@ -90,80 +101,57 @@ class Database:
         self._engine.dispose()
 
 
-def in_words(error: SQLAlchemyError) -> str:
-    """What is wrong with the database, in one line and without any value of the statement that failed."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(original, "sqlite_errorcode", None)
-    if code is None:  # not SQLite's own words, which name tables and columns only
-        return type(original).__name__
-    advice = {
-        sqlite3.SQLITE_BUSY: f"another process has been writing for {_BUSY_S:.0f} s; try again later",
-        sqlite3.SQLITE_READONLY: "the gate has to write it, and into its folder",
-        sqlite3.SQLITE_CANTOPEN: "check that the folder exists and can be written",
-        sqlite3.SQLITE_FULL: "make room on the disk",
-        sqlite3.SQLITE_NOTADB: "name another file, or bring back a copy",
-        sqlite3.SQLITE_CORRUPT: "bring back a copy",
-    }.get(code & 0xFF)  # the rest says more closely what went wrong
-    return f"{original}; {advice}" if advice else str(original)
+def pending(url: str, password: SecretStr | None = None) -> Pending:
+    """What a database lacks, without touching it.
 
-
-def _keep_private(file: Path) -> None:
-    """Makes sure that only the gate's user can read the database, and what SQLite writes beside it."""
-    # SQLite gives -wal and -shm the mode of the database, so that has to be there before.
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    for path in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
-        try:
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
-                log.warning("database.url: %s: others could read it; it is private now", path)
-        except FileNotFoundError:
-            continue
-        except PermissionError:
-            log.warning("database.url: %s: others can read it, and it belongs to somebody else", path)
-
-
-def _sqlite_engine(url: str) -> Engine:
-    # Errors of SQLAlchemy quote a statement's values otherwise: reasons, aliases, tokens.
-    engine = create_engine(url, connect_args={"timeout": _BUSY_S}, hide_parameters=True)
-
-    @event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")  # a commit has reached the disk
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @event.listens_for(engine, "begin")
-    def _on_begin(connection: Connection) -> None:
-        # A writer takes the lock at once: a transaction that reads first and writes later can fail half-way.
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _is_migrated(connection: Connection) -> bool:
-    if not inspect(connection).has_table("alembic_version"):
-        return False
-    version = Table("alembic_version", MetaData(), Column("version_num", String))
-    return connection.scalar(select(version.c.version_num)) == HEAD
-
-
-def _migrate(connection: Connection) -> None:
-    """Brings the tables to what the models say."""
-    if _is_migrated(connection):  # by another process that had the lock before
-        return
-    # Imported only when there is something to do: it takes as long as the rest of a command.
-    from alembic import command
-    from alembic.config import Config as AlembicConfig
-    from alembic.util import CommandError
-
-    config = AlembicConfig()
-    config.set_main_option("script_location", "proxy:database/migrations")
-    config.attributes["connection"] = connection
+    Raises:
+        ConfigError: it cannot be opened, or is of another version of the gate.
+    """
+    dialect = dialect_of(url, password)
+    if not dialect.exists():
+        return Pending(None, HEAD, is_safe=True)
+    engine = dialect.engine()
     try:
-        command.upgrade(config, "head")
-    except CommandError:
+        with _said_in_one_line(dialect), engine.begin() as connection:
+            return migrating.pending(connection, HEAD)
+    finally:
+        engine.dispose()
+
+
+def migrate(url: str, password: SecretStr | None = None) -> Pending:
+    """Brings a database to what this gate needs, safe or not; says what was missing.
+
+    Raises:
+        ConfigError: it cannot be opened, or is of another version of the gate.
+    """
+    dialect = dialect_of(url, password)
+    with _said_in_one_line(dialect):
+        dialect.prepare()
+        return _migrate(dialect, only_when_safe=False)
+
+
+def violated(error: IntegrityError) -> str:
+    """The name of the constraint that was violated, or of its columns."""
+    return in_words(error)
+
+
+def _migrate(dialect: Dialect, *, only_when_safe: bool) -> Pending:
+    engine = dialect.engine(is_migrating=True)
+    try:
+        with engine.execution_options(writes=True).begin() as connection:
+            dialect.check(connection)
+            return migrating.migrate(connection, HEAD, only_when_safe=only_when_safe)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _said_in_one_line(dialect: Dialect) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
         raise ConfigError(
-            "database.url: it was written by another version of pictrs-gate; install that one or a newer one"
+            f"database.url: {dialect.shown}: {error.strerror}; is its folder there, and can it be written?"
         ) from None
+    except SQLAlchemyError as error:
+        raise ConfigError(f"database.url: {dialect.shown}: {in_words(error)}") from None

@@ -21,6 +21,7 @@ from proxy.ledger.chain import FIRST, Chain, Entry, entry_hash
 
 SETTINGS, KEY, CHECKPOINT = "settings", "checkpoint key", "checkpoint"  # acts of the gate about itself
 
+_LONGEST_ACT = 32  # what its column takes; SQLite would take more, and PostgreSQL fail
 _ROWS = 1000  # of a long ledger in memory at once
 _RECENT = 200  # entries of one act among which the last of a gate is looked for
 
@@ -48,7 +49,12 @@ def append(
         actor: who did it: `gate`, or a reviewer's name.
         case_id: the case that it is about.
         facts: JSON values; never a picture's bytes, a token or a key.
+
+    Raises:
+        ValueError: `act` is too long, or facts hold what is no JSON.
     """
+    if len(act) > _LONGEST_ACT:
+        raise ValueError(f"{act!r}: an act of the ledger has at most {_LONGEST_ACT} characters")
     number, hash_ = head(session)
     time = datetime.now(UTC).isoformat(timespec="microseconds")
     entry = Entry(number + 1, time, act, actor, case_id, facts or {}, hash_)

@@ -36,8 +36,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From the database: with the time zone that SQLite has dropped."""
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+        """From the database: SQLite has dropped the time zone, PostgreSQL may have another."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(DeclarativeBase):

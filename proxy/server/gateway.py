@@ -7,8 +7,10 @@ import hmac
 import logging
 
 from aiohttp import HttpVersion10, HttpVersion11, web
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import refusals
+from proxy.database.dialects import in_words
 from proxy.errors import PictrsError, Refusal
 from proxy.intake.target import Target, read_target, write_target
 from proxy.metrics import Metrics
@@ -65,6 +67,10 @@ class Gateway:
             log.warning("%s: %s", name, error)
             content = {"code": "pictrs-unavailable", "msg": "pict-rs did not answer"}
             response = answers.json_answer(504 if error.timed_out else 502, content)
+        except SQLAlchemyError as error:
+            log.error("%s: the database cannot be asked: %s", name, in_words(error))
+            unavailable = Refusal(503, "busy", "The gate cannot answer now", retry_after_s=5)
+            response = answers.refusal(unavailable, is_06=False)
         except ConnectionError:
             raise  # the client is gone; aiohttp closes what is left
         except Exception as error:  # noqa: BLE001 — the border: a bug costs its own request a 500

@@ -208,6 +208,7 @@ class Uploads:
             raise refusal
         try:
             answer = await self._store(judged, promises, arrival)
+            self._fault("forwarded")
         except (PictrsError, Refusal):
             await self._withdraw(promises)
             raise
@@ -219,7 +220,9 @@ class Uploads:
         """Takes back what was promised in a request that has failed after all: nobody is told of it."""
         made = [promise for promise in promises if promise is not None]
         if made:
-            await self._database.run(promising.remove, made, act="alias withdrawn: upload failed")
+            self._fault("withdrawing")
+            await self._database.run(promising.remove, made, act="alias withdrawn")
+            self._fault("withdrawn")
 
     async def _look(self, upload: Upload, deadline: float) -> _Judged:
         left = deadline - asyncio.get_running_loop().time()

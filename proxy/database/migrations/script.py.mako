@@ -7,6 +7,7 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = None
 depends_on = None
+is_additive = False  # see proxy.database.migrating
 
 
 def upgrade() -> None:
