@@ -88,7 +88,7 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     contexts = [_context(index, section) for index, section in enumerate(config.classifiers)]
     quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients), fault)
     database = Database(config.database.url)
-    known = KnownHashes(database, config.policy.block_lists)
+    known = KnownHashes(database, config.policy.block_lists, config.policy.near_distance)
     channels = [
         _channel(section, context)
         for section, context in zip(config.classifiers, contexts, strict=True)
@@ -119,6 +119,7 @@ async def serve(config: Config) -> None:
     process.give_back_large_buffers()
     async with parts(config) as made:
         await made.lookout.check()
+        await made.known.read_ahead()
         keeper = Keeper(made.database, made.quarantine, made.fault)
         placeholders = Placeholders()
         fetcher = Fetcher(
@@ -284,6 +285,7 @@ def policy_of(config: Config) -> Policy:
         rules=[Rule(rule.name, Verdict(rule.verdict), rule.at_least) for rule in config.policy.rules],
         on_unavailable=Verdict(config.policy.on_unavailable),
         on_undecodable=Verdict(config.policy.on_undecodable),
+        near_verdict=Verdict(config.policy.near_verdict),
     )
 
 

@@ -36,6 +36,7 @@ from pydantic_settings import (
 from sqlalchemy import URL, make_url
 
 from proxy.errors import ConfigError
+from proxy.pdq import MOST_NEAR, SAME_PICTURE
 
 _PREFIX = "GATE__"
 _SECRETS = frozenset({"api_key", "token"})
@@ -200,6 +201,8 @@ class PolicySection(Section):
     hold_response: Literal["placeholder", "reject"] | None = None
     verdict_s: Seconds = 10.0
     block_lists: list[Path] = []
+    near_distance: int = Field(default=SAME_PICTURE, ge=0, le=MOST_NEAR)
+    near_verdict: Literal["hold", "block"] = "hold"
     rules: list[RuleSection] = []
 
 

@@ -1,4 +1,4 @@
-"""From a file to a verdict: known hashes first, then a look, then the policy."""
+"""From a file to a verdict: known bytes first, then a look, then what it looks like and the policy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Judge:
             look = await self._lookout.look(
                 File(content, media, sha256), priority=priority, within_s=within_s
             )
-            decision = decide(self._policy, look, media)
+            decision = decide(self._policy, look, media, await self._known.find_near(look))
         self._metrics.verdicts.labels(verdict=decision.verdict.value).inc()
         log.info("verdict=%s sha256=%s reason=%r", decision.verdict, sha256, decision.reason)
         return look, decision

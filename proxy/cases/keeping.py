@@ -106,6 +106,7 @@ class Keeper:
             pdq_quality=seen and seen.pdq_quality,
             signals=seen and dict(seen.signals),
             ensemble=seen and seen.ensemble,
+            earlier=decision.earlier and decision.earlier.facts(),
         )
 
         def work() -> Promise | None:
@@ -130,7 +131,8 @@ class Keeper:
         self._threads.shutdown()
 
     def _record(self, case: Case, facts: dict[str, Any]) -> None:
-        noted = {name: facts[name] for name in ("sha256", "verdict", "reason", "signals", "ensemble")}
+        names = ("sha256", "verdict", "reason", "earlier", "signals", "ensemble")
+        noted = {name: facts[name] for name in names}
         try:
             cases.add(self._database, case, facts=noted)
         except SQLAlchemyError as error:
@@ -171,6 +173,7 @@ def _facts(
         "verdict": decision.verdict.value,
         "reason": decision.reason,
         "rule": decision.rule,
+        "earlier": decision.earlier and decision.earlier.facts(),
         "signals": seen and dict(seen.signals),
         "frames": seen and list(seen.frames),
         "ensemble": seen and seen.ensemble,

@@ -50,6 +50,7 @@ def facts_of(case: Case) -> dict[str, Any]:
         ],
         "signals": case.signals,
         "ensemble": case.ensemble,
+        "earlier": case.earlier,
         "decided_at": case.decided_at and case.decided_at.isoformat(),
         "decided_by": case.decided_by,
     }
@@ -93,6 +94,8 @@ def print_case(console: Console, case: Case, *, as_json: bool) -> None:
     add("state", f"{case.state.value}{decided}")
     add("since", f"{case.created_at:%Y-%m-%d %H:%M:%S} UTC ({_age(case.created_at)} ago)")
     add("why", case.reason)
+    if case.earlier is not None:
+        add("known from", _earlier_in_words(case.earlier))
     for name, value in sorted((case.signals or {}).items()):
         add(f"signal {name}", f"{value:.3f}  {_in_words(value)}")
     if case.ensemble:
@@ -120,6 +123,14 @@ def _in_words(value: float) -> str:
         if value >= bound:
             return words
     return "very unlikely"
+
+
+def _earlier_in_words(earlier: Mapping[str, Any]) -> str:
+    source = f"case {earlier['case']}" if earlier["case"] else f"the list {earlier['list']}"
+    by = f", by {earlier['by']}" if earlier["by"] else ""
+    if earlier["kind"] == "sha256":
+        return f"{source}{by}: the same bytes, {earlier['verdict']}"
+    return f"{source}{by}: looks alike (PDQ distance {earlier['distance']} of 256), {earlier['verdict']}"
 
 
 def _age(moment: datetime) -> str:
