@@ -83,6 +83,6 @@ class LookAlikes:
         if numbers:
             from proxy.near import NearIndex  # numpy: 25 MB that a gate without such hashes does not need
 
-            index = (index or NearIndex()).with_more(numbers, bytes(hashes))
+            index = NearIndex(numbers, hashes) if index is None else index.with_more(numbers, hashes)
         self._known = index, newest, now_removed
         return index

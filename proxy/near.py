@@ -42,7 +42,7 @@ class Near:
 class NearIndex:
     """Hashes, each with a number. It never changes: `with_more` makes another one, so any thread may ask."""
 
-    def __init__(self, numbers: Sequence[int] = (), hashes: bytes = b"") -> None:
+    def __init__(self, numbers: Sequence[int] = (), hashes: bytes | bytearray = b"") -> None:
         """
         Args:
             numbers: of the hashes, in their order.
@@ -59,7 +59,7 @@ class NearIndex:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def with_more(self, numbers: Sequence[int], hashes: bytes) -> NearIndex:
+    def with_more(self, numbers: Sequence[int], hashes: bytes | bytearray) -> NearIndex:
         """An index of these too. Where they are many it is sorted anew: two seconds a million."""
         more = NearIndex()
         more._numbers = np.concatenate([self._numbers, np.array(numbers, np.int64)])

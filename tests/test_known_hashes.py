@@ -229,8 +229,10 @@ def test_what_was_confirmed_before_there_was_a_memory_of_looks_is_remembered(tmp
         for number, (state, quality) in enumerate([("confirmed", 90), ("confirmed", 10), ("released", 90)]):
             connection.execute(
                 text(
-                    "INSERT INTO cases (id, state, created_at, reason, file, pdq, pdq_quality, decided_by) VALUES "
-                    f"('case-{number}', '{state}', '2026-11-22 20:00:00', 'x', 'x', '{PDQ}', {quality}, 'ann')"
+                    "INSERT INTO cases "
+                    "(id, state, created_at, reason, file, pdq, pdq_quality, decided_by) VALUES "
+                    f"('case-{number}', '{state}', '2026-11-22 20:00:00', 'x', 'x', "
+                    f"'{PDQ}', {quality}, 'ann')"
                 )
             )
     older.dispose()

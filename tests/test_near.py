@@ -45,9 +45,9 @@ def test_it_finds_what_comparing_with_all_of_them_finds(which: int, bits: list[i
 @pytest.mark.parametrize("spread", ["over all words evenly", "in as few words as hold them"])
 def test_the_last_distance_that_counts_is_found_and_the_next_one_is_not(spread: str) -> None:
     for which in range(0, MANY, 40):
-        order = (
-            [16 * (n % 16) + n // 16 for n in range(256)] if spread.startswith("over") else list(range(256))
-        )
+        order = list(range(256))
+        if spread.startswith("over"):
+            order = [16 * (n % 16) + n // 16 for n in order]
         for distance in (0, 7, 15, 16, 30, 31, 32, 47, 48, 63):
             near, far = (flipped(HASHES[which], order[:count]) for count in (distance, distance + 1))
             assert INDEX.within(near, distance) == [Near(which + 1, distance)]

@@ -24,7 +24,6 @@ from proxy.errors import HashesError
 from proxy.hash_files import KINDS, HashFile
 from proxy.review.terminal import harmless
 
-_AT_ONCE = 20_000  # a transaction; while it lasts, uploads that are held wait
 _LINE_EVERY = 200_000
 
 _Told = Callable[[int], None]
@@ -70,10 +69,13 @@ def _name(name: str) -> str:
 
 async def _import(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
+    try:
+        name = options.name or _name(options.file.name)
+    except argparse.ArgumentTypeError as error:
+        raise HashesError(f"--name: {error}") from None
     async with app.parts(load(options.config)) as made:
         console.print(f"reading {harmless(str(options.file))}", markup=False, highlight=False)
         file = await asyncio.to_thread(hash_files.read, options.file, options.kind)
-        name = options.name or _name(options.file.name)
         total = sum(file.count(kind) for kind in KINDS)
         if total == 0:
             raise HashesError(f"{options.file}: there is no hash in it")
@@ -96,7 +98,7 @@ def _add_all(
     into = hash_lists.begin_import(database, name, verdict, by=by, facts=about)
     before = hash_lists.size(database, into)
     for kind in KINDS:
-        for some in file.batches(kind, _AT_ONCE):
+        for some in file.batches(kind, hash_lists.STEP):
             hash_lists.add(database, into, kind, some)
             told(len(some))
     after = hash_lists.size(database, into)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +17,10 @@ from proxy.database.engine import Database
 from proxy.database.models import HashList, KnownHash, KnownPicture, ListedHash
 from proxy.errors import HashesError
 
-_ROWS = 20_000  # of a step
+STEP = 10_000  # hashes that are added, or read, at once; 0.1 s
 _PARTS = 64  # in which a list is deleted
+# After each step. Whoever waits for SQLite's lock looks every 0.1 s, and would else find it taken again.
+_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ def begin_import(
 def add(database: Database, into: HashList, kind: str, hashes: Sequence[bytes]) -> None:
     """Adds hashes of 32 bytes to a list; what is on it stays. Best sorted, so that pages are met once.
 
+    Blocks for a moment more, so that others get their turn.
+
     Args:
         kind: `sha256` or `pdq`.
 
@@ -72,6 +77,7 @@ def add(database: Database, into: HashList, kind: str, hashes: Sequence[bytes]) 
         made = (
             insert(table)
             .on_conflict_do_nothing()
+            .inline()
             .compile(dialect=connection.dialect, column_keys=[kind, "list_number"])
         )
         # Past SQLAlchemy's own handling of parameters, which takes four times as long as the database does.
@@ -81,6 +87,7 @@ def add(database: Database, into: HashList, kind: str, hashes: Sequence[bytes]) 
         else:
             assert list(made.positiontup) == [kind, "list_number"]
             connection.exec_driver_sql(str(made), [(one, number) for one in hashes])
+    time.sleep(_PAUSE_S)
 
 
 def end_import(database: Database, *, by: str, facts: dict[str, Any]) -> None:
@@ -190,6 +197,7 @@ def sweep(database: Database) -> None:
                     delete(model).where(model.list_number.in_(removed), within),
                     execution_options={"synchronize_session": False},
                 )
+        time.sleep(_PAUSE_S)
 
 
 def _named(session: Session, name: str) -> HashList | None:
@@ -204,7 +212,7 @@ def _paged(
     database: Database, column: InstrumentedAttribute[_Key], condition: ColumnElement[bool], first: _Key
 ) -> Iterator[_Key]:
     """Every value of a column once, in order, read some thousands at once."""
-    query = select(column).where(condition).order_by(column).limit(_ROWS).distinct()
+    query = select(column).where(condition).order_by(column).limit(STEP).distinct()
     while True:
         with database.reading() as session:
             values = session.scalars(query.where(column > first)).all()
