@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxy.near import NearIndex
 
 _AT_ONCE = 500  # matches whose decisions are asked for together
+_BRIEFLY_S = 0.2
 
 
 class LookAlikes:
@@ -61,8 +62,9 @@ class LookAlikes:
         newest = memory.standing(database)
         if newest == (last, removed):
             return index
-        # While one thread reads a long list, the others compare with what was known before.
-        if not self._loading.acquire(blocking=index is None):
+        # A single decision is read in less; while one thread reads a long list, the others go on with what
+        # was known before.
+        if not self._loading.acquire(timeout=-1 if index is None else _BRIEFLY_S):
             return index
         try:
             return self._load(database)

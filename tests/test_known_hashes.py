@@ -156,6 +156,8 @@ async def test_a_process_sees_at_once_what_another_one_has_decided_imported_and_
     assert await known.find(SHA) is None
     assert (await known.find_near(seen(alike(34)))) is None  # 31 from theirs, 34 from the case
     assert (await known.find_near(seen(PDQ))) is not None
+    index = known._look_alikes.catch_up(database)
+    assert index is not None and len(index) == 1  # its memory is given back too
     other.close()
 
 
