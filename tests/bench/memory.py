@@ -117,7 +117,8 @@ async def match(url: str, sha256: list[str], pdq: list[str], source: random.Rand
         "memory_added_mb": resident_mb() - before,
         "memory_peak_mb": resident_mb(peak=True) - before,
     }
-    exact, plain, near, index = [], [], [], []
+    exact, plain, index = [], [], []
+    near: dict[bool, list[float]] = {True: [], False: []}
     alikes = known._look_alikes
     searched = alikes.catch_up(database)
     assert searched is not None
@@ -133,12 +134,13 @@ async def match(url: str, sha256: list[str], pdq: list[str], source: random.Rand
         plain.append(time.perf_counter() - began)
         began = time.perf_counter()
         assert (await known.find_near(look) is not None) is hit
-        near.append(time.perf_counter() - began)
+        near[hit].append(time.perf_counter() - began)
         began = time.perf_counter()
         searched.within(bytes.fromhex(str(look.pdq)), 31)
         index.append(time.perf_counter() - began)
     figures["exact_us"], figures["exact_without_thread_us"] = spread(exact), spread(plain)
-    figures["near_us"], figures["near_index_alone_us"] = spread(near), spread(index)
+    figures["near_none_us"], figures["near_found_us"] = spread(near[False]), spread(near[True])
+    figures["near_index_alone_us"] = spread(index)
     database.close()
     return figures
 
