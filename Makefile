@@ -8,6 +8,7 @@
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make bench-cases [ARGS=--json]   what holding an upload costs beside the disk's fsync, lists of 100 000 cases; 1 minute
+#   make bench-memory [ARGS=--json]  what a memory of two million hashes costs
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
 #   make lint / make format          ruff and mypy / ruff
 #   make clean                       back to a fresh clone
@@ -18,7 +19,7 @@ CONSTRAINTS = .ci/constraints.txt
 # Compiled files are kept even where the machine's environment says otherwise: programs start sooner with them.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test fuzz fuzz-classifier crash bench bench-classifier bench-cases pict-rs lint format clean
+.PHONY: demo test fuzz fuzz-classifier crash bench bench-classifier bench-cases bench-memory pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
@@ -50,6 +51,9 @@ bench-classifier: .venv/made
 
 bench-cases: .venv/made
 	.venv/bin/python -m tests.bench.cases $(ARGS)
+
+bench-memory: .venv/made
+	.venv/bin/python -m tests.bench.memory $(ARGS)
 
 pict-rs:
 	tests/pictrs/install.sh

@@ -96,7 +96,7 @@ async def parts(config: Config, *, database_s: float | None = None) -> AsyncIter
     database = Database(
         config.database.url, password=config.database.password, within_s=database_s, fault=fault
     )
-    known = KnownHashes(database, config.policy.block_lists)
+    known = KnownHashes(database, config.policy.block_lists, config.policy.near_distance)
     channels = [
         _channel(section, context)
         for section, context in zip(config.classifiers, contexts, strict=True)
@@ -130,6 +130,7 @@ async def serve(config: Config) -> None:
         bookkeeping(config, made.database, made.metrics) as allows,
     ):
         await made.lookout.check()
+        await made.known.read_ahead()
         keeper = Keeper(made.database, made.quarantine, made.fault)
         placeholders = Placeholders()
         fetcher = Fetcher(
@@ -304,6 +305,7 @@ def policy_of(config: Config) -> Policy:
         rules=[Rule(rule.name, Verdict(rule.verdict), rule.at_least) for rule in config.policy.rules],
         on_unavailable=Verdict(config.policy.on_unavailable),
         on_undecodable=Verdict(config.policy.on_undecodable),
+        near_verdict=Verdict(config.policy.near_verdict),
     )
 
 

@@ -37,6 +37,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from proxy.errors import ConfigError
+from proxy.pdq import MOST_NEAR, SAME_PICTURE
 
 _PREFIX = "GATE__"
 _SECRETS = frozenset({"api_key", "token", "password"})
@@ -226,6 +227,8 @@ class PolicySection(Section):
     hold_response: Literal["placeholder", "reject"] | None = None
     verdict_s: Seconds = 10.0
     block_lists: list[Path] = []
+    near_distance: int = Field(default=SAME_PICTURE, ge=0, le=MOST_NEAR)
+    near_verdict: Literal["hold", "block"] = "hold"
     rules: list[RuleSection] = []
 
 

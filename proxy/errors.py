@@ -19,6 +19,10 @@ class CaseError(GateError):
     """A case cannot do what was asked of it (wrong state, no key, gone)."""
 
 
+class HashesError(GateError):
+    """A list of hashes cannot be read, or is not there. The message names file and line, never the hash."""
+
+
 class AliasTaken(GateError):
     """An alias was asked for that stands for another picture already."""
 

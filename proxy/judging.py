@@ -1,4 +1,4 @@
-"""From a file to a verdict: known hashes first, then a look, then the policy."""
+"""From a file to a verdict: known bytes first, then a look, then what it looks like and the policy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Judge:
             look = await self._lookout.look(
                 File(content, media, sha256), priority=priority, within_s=within_s
             )
-            decision = decide(self._policy, look, media)
+            decision = decide(self._policy, look, media, await self._known.find_near(look))
         self._metrics.verdicts.labels(verdict=decision.verdict.value).inc()
         if decision.verdict is Verdict.ALLOW and isinstance(look, Seen | None):
             self._allows.note(sha256, look)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from proxy.channels.looks import Look, Seen, Undecodable, Unseen
 from proxy.media import Format
@@ -34,11 +35,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's choices."""
+    """The operator's choices.
+
+    Attributes:
+        near_verdict: on what looks like a confirmed case, or like a picture on a list that blocks.
+    """
 
     rules: Sequence[Rule]
     on_unavailable: Verdict
     on_undecodable: Verdict
+    near_verdict: Verdict = Verdict.HOLD
 
     @property
     def signals(self) -> frozenset[str]:
@@ -47,33 +53,62 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """An earlier decision that a file has met.
+
+    Attributes:
+        kind: whether it was about exactly these bytes, or about a picture that looks like this one.
+        verdict: that was given then.
+        case: that was decided; None where it is a list's.
+        list: on which it stands; None where it is a case's.
+        by: who decided, or imported the list.
+        distance: bits of 256 by which the pictures' PDQ hashes differ; 0 for the same bytes.
+    """
+
+    kind: Literal["sha256", "pdq"]
+    verdict: Verdict
+    case: str | None = None
+    list: str | None = None
+    by: str | None = None
+    distance: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values, for the case and the ledger."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict and why. `rule` is the rule that gave it, where one did."""
+    """A verdict and why. `rule` is the rule that gave it, `earlier` a decision that the file has met."""
 
     verdict: Verdict
     reason: str
     rule: str | None = None
+    earlier: Earlier | None = None
 
 
-def decide_known(verdict: Verdict, source: str) -> Decision:
+def decide_known(earlier: Earlier) -> Decision:
     """The verdict on a file whose exact bytes are known; nobody has to look at it."""
-    return Decision(verdict, f"known: {source}")
+    source = f"on a list ({earlier.list})" if earlier.list is not None else f"decided by {earlier.by}"
+    return Decision(earlier.verdict, f"known: {source}", earlier=earlier)
 
 
-def decide(policy: Policy, look: Look, claimed: Format) -> Decision:
+def decide(policy: Policy, look: Look, claimed: Format, near: Earlier | None = None) -> Decision:
     """The verdict on a file after somebody looked, or nobody could.
 
     Args:
+        near: the earlier decision about a picture that looks like what was seen; it never makes the verdict
+            milder.
         claimed: what the file's signature says it is. Where its decoder says otherwise, there are two
             readings of one file, and what was looked at need not be what pict-rs will show.
     """
     match look:
         case Seen(signals=signals, format=decoded):
-            seen = _by_rules(policy.rules, signals)
+            seen = _with_near(policy, _by_rules(policy.rules, signals), near)
             if _family(decoded) == _family(claimed.name):
                 return seen
             reason = f"undecodable: its signature says {claimed.name}, its decoder {decoded}"
-            return max(seen, Decision(policy.on_undecodable, reason), key=_severity)
+            return max(seen, Decision(policy.on_undecodable, reason, earlier=near), key=_severity)
         case Undecodable(reason=reason):
             return Decision(policy.on_undecodable, f"undecodable: {reason}")
         case Unseen(reason=reason):
@@ -87,8 +122,22 @@ def _by_rules(rules: Sequence[Rule], signals: Mapping[str, float]) -> Decision:
     return Decision(Verdict.ALLOW, "no rule matched")
 
 
+def _with_near(policy: Policy, decision: Decision, near: Earlier | None) -> Decision:
+    if near is None:
+        return decision
+    # A list that only suspects gets no stronger by being met nearly.
+    verdict = min(near.verdict, policy.near_verdict, key=_SEVERITY.index)
+    if _SEVERITY.index(verdict) <= _severity(decision):
+        return replace(decision, earlier=near)
+    source = f"one of the list {near.list}" if near.list is not None else f"that of case {near.case}"
+    return Decision(verdict, f"known: looks like {source} (PDQ distance {near.distance})", earlier=near)
+
+
+_SEVERITY = (Verdict.ALLOW, Verdict.DEFER, Verdict.HOLD, Verdict.BLOCK)
+
+
 def _severity(decision: Decision) -> int:
-    return (Verdict.ALLOW, Verdict.DEFER, Verdict.HOLD, Verdict.BLOCK).index(decision.verdict)
+    return _SEVERITY.index(decision.verdict)
 
 
 def _family(name: str) -> str:

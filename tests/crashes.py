@@ -19,7 +19,8 @@ from pathlib import Path
 
 from proxy.cases.life import RELEASE_S
 from proxy.cases.sealing import open_sealed, read_identities, write_new_identity
-from proxy.database import Case, CaseState, cases, ledger
+from proxy.database import Case, CaseState, cases, ledger, memory
+from proxy.database.memory import Remembered
 from tests import pictures
 from tests.client import get, until_gone, upload
 from tests.fake import SEEN, Asked, Reply, classifier, json_reply
@@ -209,7 +210,7 @@ class Scene:
             known = {case.id: case for case in cases.listed(database, limit=100_000)}
             entries = ledger.entries(database)
             assert ledger.first_broken(database) is None
-            verdicts = {sha256: cases.known(database, sha256) for sha256 in self._sent}
+            verdicts = {sha256: memory.exactly(database, sha256) for sha256 in self._sent}
         files = {path.name for path in (self.gate.folder / "cases").iterdir()}
         assert files == {case.file for case in known.values()}, "a file without a case, or a case without"
         acts: dict[str, list[str]] = {}
@@ -229,14 +230,14 @@ class Scene:
             assert get(self.pictrs.url, f"/image/original/{alias}").status == 200
         self.told.stored.clear()
 
-    def _check_case(self, case: Case, verdicts: Mapping[str, tuple[str, str] | None]) -> None:
+    def _check_case(self, case: Case, verdicts: Mapping[str, Remembered | None]) -> None:
         opened = open_sealed(self.gate.folder / "cases" / case.file, read_identities(self.gate.key))
         sha256 = hashlib.sha256(opened.original).hexdigest()
         assert self._sent[sha256] == opened.original
         assert opened.facts["sha256"] == sha256 and opened.facts["case"] == case.id
         wanted = {CaseState.RELEASED: "allow", CaseState.CONFIRMED: "block"}.get(case.state)
         verdict = verdicts[sha256]
-        assert (verdict and verdict[0]) == wanted, f"{case.id}: {case.state}, remembered as {verdict}"
+        assert (verdict and verdict.verdict) == wanted, f"{case.id}: {case.state}, remembered as {verdict}"
         for promise in case.promises:
             target = f"/image/original/{promise.alias}"
             if case.state in _HELD:

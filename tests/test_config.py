@@ -108,6 +108,14 @@ def test_without_an_api_key_held_uploads_are_rejected(folder: Path, text: str) -
         ('"http://127.0.0.1:8081"', '"127.0.0.1:8081"', ["pictrs.url", "http://host"]),
         ('"http://127.0.0.1:8081"', '"http://u:p@h"', ["pictrs.url", "without user"]),
         ('"defer"', '"drop"', ["policy.on_unavailable", "'drop'", "'defer'", "'hold'", "'block'", "'allow'"]),
+        (
+            *('on_unavailable = "defer"', 'on_unavailable = "defer"\nnear_distance = 64'),
+            ["policy.near_distance", "64", "less than or equal to 63"],
+        ),
+        (
+            *('on_unavailable = "defer"', 'on_unavailable = "defer"\nnear_verdict = "allow"'),
+            ["policy.near_verdict", "'allow'", "'hold'", "'block'"],
+        ),
         ('"hold"\n', '"delete"\n', ["policy.on_undecodable", "'delete'"]),
         ("sexual = 0.50", "sexual = 50", ["policy.rules.0.at_least.sexual", "50", "less than or equal to 1"]),
         ("sexual = 0.50, minor = 0.35", "", ["policy.rules.0.at_least"]),

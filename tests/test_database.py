@@ -31,6 +31,7 @@ from proxy.database import (
     decisions,
     engine,
     ledger,
+    memory,
     promising,
     sqlite,
 )
@@ -60,6 +61,11 @@ def case(number: int = 1, **changes: object) -> Case:
         "sha256": f"{number:064x}",
     }
     return Case(**{**facts, **changes})
+
+
+def known(database: Database, sha256: str) -> tuple[str, str | None, str | None] | None:
+    found = memory.exactly(database, sha256)
+    return found and (found.verdict, found.by, found.case_id)
 
 
 def test_the_migrations_make_what_the_models_say(database: Database) -> None:
@@ -214,8 +220,7 @@ def test_a_case_and_its_ledger_entry_come_together_or_not_at_all(database: Datab
 def test_a_decision_changes_state_memory_and_ledger_together(database: Database) -> None:
     cases.add(database, case(), facts={})
     decisions.confirmed(database, "case-1", by="ann", sha256=f"{1:064x}")
-    known = cases.known(database, f"{1:064x}")
-    assert known == ("block", "ann")
+    assert known(database, f"{1:064x}") == ("block", "ann", "case-1")
     assert [entry.act for entry in ledger.entries(database, case_id="case-1")] == ["pending", "confirmed"]
     with pytest.raises(CaseError, match="is confirmed"):
         decisions.releasing(database, "case-1", by="bob", sha256=f"{1:064x}")
@@ -229,8 +234,7 @@ def test_a_file_that_was_confirmed_in_one_case_is_not_released_by_another(databa
     with pytest.raises(CaseError, match=r"confirmed by ann in case case-1"):
         decisions.releasing(database, "case-2", by="bob", sha256=same)
     assert cases.get(database, "case-2").state is CaseState.PENDING
-    known = cases.known(database, same)
-    assert known == ("block", "ann")
+    assert known(database, same) == ("block", "ann", "case-1")
 
 
 def test_a_release_that_has_begun_is_not_confirmed_until_it_must_have_ended(database: Database) -> None:
@@ -257,8 +261,8 @@ def test_a_release_may_be_begun_and_ended_twice(database: Database) -> None:
         decisions.released(database, "case-1", by="ann", stored_as=["f" * 64])
     kept = promising.promise_of(database, b"key-1")
     assert kept is not None and (kept.case.state, kept.stored_token) == (CaseState.RELEASED, "token")
-    for known in (cases.known(database, sha256), cases.known(database, "f" * 64)):
-        assert known == ("allow", "ann")
+    for one in (sha256, "f" * 64):
+        assert known(database, one) == ("allow", "ann", "case-1")
 
 
 def test_a_release_has_not_ended_while_an_alias_is_not_stored(database: Database) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.channels.looks import Look, Seen, Undecodable, Unseen
 from proxy.media.signatures import APNG, GIF, PNG
-from proxy.policy import Policy, Rule, Verdict, decide
+from proxy.policy import Earlier, Policy, Rule, Verdict, decide
 
 POLICY = Policy(
     rules=[
@@ -63,6 +63,40 @@ def test_two_readings_of_one_file_get_the_sterner_verdict(
 ) -> None:
     decision = decide(replace(POLICY, on_undecodable=on_undecodable), look, GIF)
     assert (decision.verdict, decision.rule) == (verdict, rule)
+
+
+def near(verdict: Verdict) -> Earlier:
+    return Earlier("pdq", verdict, "case-1", None, "ann", 9)
+
+
+@pytest.mark.parametrize(
+    ("look", "earlier", "near_verdict", "verdict", "rule"),
+    [
+        (seen(sexual=0.0), Verdict.BLOCK, Verdict.HOLD, Verdict.HOLD, None),
+        (seen(sexual=0.0), Verdict.BLOCK, Verdict.BLOCK, Verdict.BLOCK, None),
+        (seen(sexual=0.0), Verdict.HOLD, Verdict.BLOCK, Verdict.HOLD, None),
+        (seen(sexual=0.95, drawing=0.9), Verdict.BLOCK, Verdict.HOLD, Verdict.HOLD, None),
+        (seen(sexual=1.0, minor=1.0), Verdict.BLOCK, Verdict.HOLD, Verdict.HOLD, "both"),
+        (seen(sexual=1.0, minor=1.0), Verdict.BLOCK, Verdict.BLOCK, Verdict.BLOCK, None),
+        (seen(sexual=1.0), Verdict.BLOCK, Verdict.HOLD, Verdict.BLOCK, "extreme"),
+        (seen(sexual=1.0), Verdict.ALLOW, Verdict.HOLD, Verdict.BLOCK, "extreme"),
+    ],
+)
+def test_what_looks_alike_makes_the_verdict_sterner_and_never_milder(
+    look: Look, earlier: Verdict, near_verdict: Verdict, verdict: Verdict, rule: str | None
+) -> None:
+    decision = decide(replace(POLICY, near_verdict=near_verdict), look, PNG, near(earlier))
+    assert (decision.verdict, decision.rule) == (verdict, rule)
+    assert decision.earlier == near(earlier)  # the reviewer is told in any case
+    assert ("looks like that of case case-1" in decision.reason) is (rule is None)
+
+
+def test_what_looks_alike_holds_in_both_readings_of_one_file() -> None:
+    lenient = replace(POLICY, on_undecodable=Verdict.ALLOW)
+    decision = decide(lenient, seen(sexual=0.0), GIF, near(Verdict.BLOCK))
+    assert (decision.verdict, decision.earlier) == (Verdict.HOLD, near(Verdict.BLOCK))
+    decision = decide(POLICY, seen(sexual=0.0), GIF, near(Verdict.BLOCK))
+    assert (decision.verdict, decision.earlier) == (Verdict.HOLD, near(Verdict.BLOCK))
 
 
 def test_formats_that_differ_only_in_their_frames_are_one_reading() -> None:

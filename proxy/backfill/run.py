@@ -97,7 +97,7 @@ class Backfill:
                     return unreadable(f"undecodable: {look.reason}")
                 if isinstance(look, Seen):
                     signals = dict(look.signals)
-                decision = decide(self._policy, look, media)
+                decision = decide(self._policy, look, media, await self._known.find_near(look))
         if decision.verdict is Verdict.ALLOW:
             return None
         return BackfillHit(

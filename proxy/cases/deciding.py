@@ -7,6 +7,7 @@ it begins, may be repeated until it has ended, and is taken back where a confirm
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from proxy.cases.life import Act, CaseState
@@ -16,7 +17,7 @@ from proxy.cases.sealing import Opened, read_identities
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen
 from proxy.database import Case, Database, Promise, cases, decisions, promising
-from proxy.errors import CaseError, PictrsError
+from proxy.errors import CaseError, PictrsError, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.multipart import OutgoingFile
 from proxy.known_hashes import KnownHashes
@@ -91,13 +92,20 @@ class Decider:
                     f"{case_id}: its hash is in the sealed file only; name the key with --identity"
                 )
             sha256 = str((await self._open(case, identity_file)).facts["sha256"])
+        stored_as = await self._stored_as(case)
         self._fault("confirming")
         in_pictrs = case.state in (CaseState.RELEASING, CaseState.RELEASED)
         if in_pictrs or any(promise.stored_at for promise in case.promises):
             await self._take_back(case_id)  # first: whoever reads past the gate would see it
             self._fault("taken-back")
-        case = await self._database.run(decisions.confirmed, case_id, by=reviewer, sha256=sha256)
+        case = await self._database.run(
+            decisions.confirmed, case_id, by=reviewer, sha256=sha256, stored_as=stored_as
+        )
         self._fault("confirmed")
+        if case.pdq is None and identity_file is not None:
+            # It is decided; what cannot be opened or looked at now stays known by its bytes alone.
+            with suppress(SealingError, CaseError):
+                await self._look(case, await self._open(case, identity_file), sha256)
         return case
 
     async def _open(self, case: Case, identity_file: Path) -> Opened:
@@ -107,7 +115,7 @@ class Decider:
         return await asyncio.to_thread(work)
 
     async def _look(self, case: Case, opened: Opened, sha256: str) -> None:
-        """Learns the perceptual hash, by which pict-rs's validation hook recognises the release."""
+        """Learns the perceptual hash, by which a release is recognised, and what looks like this case."""
         media = recognise(opened.original)
         if media is None:
             return
@@ -132,13 +140,16 @@ class Decider:
                 if not is_wanted:
                     await self._pictrs.delete(promise.alias)
             case = await self._database.run(cases.get, case.id)
-            found = [await self._pictrs.stored_sha256(one.alias) for one in case.promises if one.stored_at]
-            released = await self._database.run(
-                decisions.released, case.id, by=reviewer, stored_as={one for one in found if one}
-            )
+            stored_as = await self._stored_as(case)
+            released = await self._database.run(decisions.released, case.id, by=reviewer, stored_as=stored_as)
             if released is not None:
                 self._fault("released")
                 return released
+
+    async def _stored_as(self, case: Case) -> set[str]:
+        """SHA-256 of what pict-rs has made of a case's file, where it has it; it rewrites nearly all."""
+        found = [await self._pictrs.stored_sha256(one.alias) for one in case.promises if one.stored_at]
+        return {one for one in found if one is not None}
 
     async def _import(
         self, case: Case, promise: Promise, opened: Opened, reviewer: str, *, is_repeated: bool

@@ -108,6 +108,7 @@ class Keeper:
             pdq_quality=seen and seen.pdq_quality,
             signals=seen and dict(seen.signals),
             ensemble=seen and seen.ensemble[:200],
+            earlier=decision.earlier and decision.earlier.facts(),
         )
 
         def work() -> Promise | None:
@@ -134,7 +135,7 @@ class Keeper:
         self._threads.shutdown()
 
     def _record(self, case: Case, facts: dict[str, Any]) -> None:
-        names = ("sha256", "verdict", "reason", "signals", "ensemble", "ensemble_version")
+        names = ("sha256", "verdict", "reason", "earlier", "signals", "ensemble", "ensemble_version")
         noted = {name: facts[name] for name in names}
         try:
             cases.add(self._database, case, facts=noted)
@@ -179,6 +180,7 @@ def _facts(
         "verdict": decision.verdict.value,
         "reason": decision.reason,
         "rule": decision.rule,
+        "earlier": decision.earlier and decision.earlier.facts(),
         "signals": seen and dict(seen.signals),
         "frames": seen and list(seen.frames),
         "ensemble": ensemble,

@@ -6,16 +6,14 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from proxy.cases.life import CaseState
 from proxy.database import ledger
 from proxy.database.engine import Database, violated
-from proxy.database.models import Case, KnownHash
+from proxy.database.models import Case
 from proxy.errors import AliasTaken, CaseError
-
-_KNOWN = select(KnownHash.verdict, KnownHash.added_by).where(KnownHash.sha256 == bindparam("sha256"))
 
 
 def add(database: Database, case: Case, *, facts: dict[str, Any]) -> None:
@@ -88,10 +86,3 @@ def released_files(database: Database, sha256: Collection[str]) -> list[Case]:
     query = select(Case).where(Case.sha256.in_(sha256), Case.state == CaseState.RELEASED)
     with database.reading() as session:
         return list(session.scalars(query))
-
-
-def known(database: Database, sha256: str) -> tuple[str, str] | None:
-    """The verdict on a file with exactly these bytes, and who decided. Every upload asks."""
-    with database.reading() as session:
-        row = session.execute(_KNOWN, {"sha256": sha256}).first()
-        return None if row is None else (row.verdict, row.added_by)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from proxy.cases import life
 from proxy.cases.life import RELEASE_S, Act, Actor, CaseState, Standing
-from proxy.database import cases, ledger
+from proxy.database import cases, ledger, memory
 from proxy.database.engine import Database
 from proxy.database.models import Case, KnownHash
 from proxy.errors import CaseError
@@ -96,11 +96,14 @@ def not_released(database: Database, case_id: str, *, by: str, reason: str) -> N
             case.decided_at = case.decided_by = None
 
 
-def confirmed(database: Database, case_id: str, *, by: str, sha256: str) -> Case:
+def confirmed(
+    database: Database, case_id: str, *, by: str, sha256: str, stored_as: Collection[str] = ()
+) -> Case:
     """A human's decision that a case is what it was held for: the same bytes are refused from now on.
 
     Args:
         sha256: of the original; an adopted case learns it here.
+        stored_as: SHA-256 of what pict-rs has made of it, where it had it.
 
     Raises:
         CaseError: it is decided already, or being released.
@@ -110,7 +113,9 @@ def confirmed(database: Database, case_id: str, *, by: str, sha256: str) -> Case
         to = allowed(case, Act.CONFIRM, actor_of(by))
         case.sha256 = sha256
         move(session, case, to, by, _facts(case))
-        _remember(session, case, sha256, "block", by)
+        for known in {sha256, *stored_as}:
+            _remember(session, case, known, "block", by)
+        memory.remember_picture(session, case, by=by)
     return case
 
 
@@ -119,6 +124,8 @@ def seen_since(database: Database, case_id: str, *, pdq: str | None, pdq_quality
     with database.writing() as session:
         case = session.get_one(Case, case_id)
         case.pdq, case.pdq_quality = pdq, pdq_quality
+        if case.state in (CaseState.CONFIRMED, CaseState.REPORTED):
+            memory.remember_picture(session, case, by=case.decided_by)
 
 
 def standing_of(case: Case, *, period_over: bool = False) -> Standing:

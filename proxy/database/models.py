@@ -171,6 +171,65 @@ class KnownHash(Base):
     added_by: Mapped[str] = mapped_column(String(200))
 
 
+class HashList(Base):
+    """A list of hashes that the operator has imported.
+
+    Attributes:
+        verdict: on a file whose hash is on it, `block` or `hold`.
+        removed_at: from when on it is as if it had never been; its hashes are deleted bit by bit.
+    """
+
+    __tablename__ = "hash_lists"
+    # A number is never given twice: what is left of a removed list must not become part of another.
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 — SQLAlchemy's own way to say it
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    verdict: Mapped[str] = mapped_column(String(8))
+    added_at: Mapped[datetime]
+    added_by: Mapped[str] = mapped_column(String(200))
+    removed_at: Mapped[datetime | None]
+
+
+class ListedHash(Base):
+    """A file on a list, by its exact bytes. One table in the order of its key: a million take 50 MB."""
+
+    __tablename__ = "listed_hashes"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    list_number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+class KnownPicture(Base):
+    """A picture by its looks: of a case that was confirmed, or on a list.
+
+    Attributes:
+        number: grows with every commit, so whoever knows all up to one has only later ones to read.
+        case_id, added_by: that was confirmed, and by whom; None for one of a list.
+        list_number: of its list; None for that of a case.
+    """
+
+    __tablename__ = "known_pictures"
+    __table_args__ = (
+        Index("ix_known_pictures_list_number_pdq", "list_number", "pdq", unique=True),
+        Index(
+            "ix_known_pictures_case_id",
+            "case_id",
+            unique=True,
+            sqlite_where=text("case_id IS NOT NULL"),
+            postgresql_where=text("case_id IS NOT NULL"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    pdq: Mapped[bytes] = mapped_column(LargeBinary(32))
+    list_number: Mapped[int | None]
+    case_id: Mapped[str | None] = mapped_column(String(32))
+    added_by: Mapped[str | None] = mapped_column(String(200))
+
+
 class Note(Base):
     """What a reviewer has written down about a case."""
 

@@ -22,14 +22,11 @@ from proxy.errors import Refusal, SealingError
 from proxy.intake.uploads import Upload, upload_of
 from proxy.internal.server import HookAnswer
 from proxy.judging import Judge
+from proxy.pdq import SAME_FLAT_PICTURE, SAME_PICTURE, distance, tells
 from proxy.policy import Decision, Verdict
 from proxy.server.fetches import HookWatch
 
 log = logging.getLogger(__name__)
-
-# PDQ's own threshold for "the same picture", and the quality from which it holds (Meta, "The TMK+PDQF Video-
-# Hashing Algorithm and the PDQ Image-Hashing Algorithm"). Of a flatter picture nearly all bits have to agree.
-_SAME_PICTURE, _GOOD_QUALITY, _SAME_FLAT_PICTURE = 31, 50, 8
 
 
 class ValidationHook:
@@ -78,12 +75,15 @@ class ValidationHook:
                 if isinstance(look, Unseen):
                     await self._note("allowed unseen", upload, decision)
                 return HookAnswer.KEEP
-            case Verdict.BLOCK:
+            case Verdict.BLOCK if not _is_by_looks(decision):
                 await self._note("blocked", upload, decision)
                 return HookAnswer.UNSEEN if isinstance(look, Unseen) else HookAnswer.REFUSE
         if await self._is_released(upload, look):
             await self._note("allowed as released", upload, decision)
             return HookAnswer.KEEP
+        if decision.verdict is Verdict.BLOCK:
+            await self._note("blocked", upload, decision)
+            return HookAnswer.REFUSE
         if decision.verdict is Verdict.DEFER:  # whoever asked may ask again; nobody waits for an alias here
             await self._note("refused unseen", upload, decision)
             return HookAnswer.UNSEEN
@@ -115,9 +115,13 @@ class ValidationHook:
         await self._database.run(ledger.record, act, actor="gate", facts=facts, case_id=case_id)
 
 
+def _is_by_looks(decision: Decision) -> bool:
+    """Whether it blocks because of a picture that looks alike, which a human who releases it knows."""
+    return decision.earlier is not None and decision.earlier.kind == "pdq" and decision.rule is None
+
+
 def _is_same_picture(case: Case, look: Look | None) -> bool:
     if not isinstance(look, Seen) or look.pdq is None or case.pdq is None:
         return False
-    distance = (int(look.pdq, 16) ^ int(case.pdq, 16)).bit_count()
-    quality = min(look.pdq_quality or 0, case.pdq_quality or 0)
-    return distance <= (_SAME_PICTURE if quality >= _GOOD_QUALITY else _SAME_FLAT_PICTURE)
+    both_tell = tells(look.pdq, look.pdq_quality) and tells(case.pdq, case.pdq_quality)
+    return distance(look.pdq, case.pdq) <= (SAME_PICTURE if both_tell else SAME_FLAT_PICTURE)
