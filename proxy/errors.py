@@ -27,6 +27,10 @@ class SealingError(GateError):
     """A case could not be sealed or opened, or its file could not be made durable."""
 
 
+class NoRoom(SealingError):
+    """The quarantine may not take one more case now; see `proxy.cases.quota`."""
+
+
 class PictrsError(GateError):
     """pict-rs could not be reached, or answered with an error.
 

@@ -48,11 +48,17 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict and why. `rule` is the rule that gave it, where one did."""
+    """A verdict and why.
+
+    Attributes:
+        rule: the rule that gave it, where one did.
+        by_lockdown: whether nobody has looked because every upload is held now.
+    """
 
     verdict: Verdict
     reason: str
     rule: str | None = None
+    by_lockdown: bool = False
 
 
 def decide_known(verdict: Verdict, source: str) -> Decision:

@@ -1,7 +1,8 @@
 """pict-rs's validation hook: every file that it is about to keep, whichever way it came, in rewritten bytes.
 
 The only files that pass against the verdict are those that a human has released: while the release is under
-way, or while the same upload is being stored again.
+way, or while the same upload is being stored again. Under a lockdown nothing passes but what the gate itself
+is just sending: what pict-rs has fetched is not kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from proxy.cases.clearances import Clearances
+from proxy.cases.clearances import Clearances, Sent
 from proxy.cases.keeping import Keeper, Origin
 from proxy.cases.life import RELEASE_S
 from proxy.channels.looks import Look, Priority, Seen, Unseen
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 # PDQ's own threshold for "the same picture", and the quality from which it holds (Meta, "The TMK+PDQF Video-
 # Hashing Algorithm and the PDQ Image-Hashing Algorithm"). Of a flatter picture nearly all bits have to agree.
+_TAG = "validation hook"  # nobody is known who sent it; together they have one uploader's share
 _SAME_PICTURE, _GOOD_QUALITY, _SAME_FLAT_PICTURE = 31, 50, 8
 
 
@@ -68,11 +70,13 @@ class ValidationHook:
             return HookAnswer.UNSEEN
 
     async def _answer(self, upload: Upload) -> HookAnswer:
-        look, decision = await self._judge.judge(
-            *(upload.content, upload.media, upload.sha256),
-            priority=Priority.LIVE,
-            within_s=self._verdict_s,
-        )
+        look, decision = await self._judged(upload)
+        if decision.by_lockdown:
+            if not self._clearances.sent and not await self._under_release():
+                return HookAnswer.UNSEEN
+            look, decision = await self._judged(upload, despite_lockdown=True)
+            if decision.verdict is Verdict.ALLOW and not await self._is_sent(upload, look):
+                return HookAnswer.UNSEEN
         match decision.verdict:
             case Verdict.ALLOW:
                 if isinstance(look, Unseen):
@@ -87,25 +91,45 @@ class ValidationHook:
             return HookAnswer.UNSEEN
         async with self._sealing:  # once, however often it comes
             if await self._database.run(cases.of_file, upload.sha256) is None:
-                origin = Origin("pict-rs's validation hook", [], {})
+                origin = Origin("pict-rs's validation hook", [], {}, _TAG)
                 await self._keeper.keep(upload, decision, look, origin, None)
         return HookAnswer.REFUSE
 
+    async def _judged(
+        self, upload: Upload, *, despite_lockdown: bool = False
+    ) -> tuple[Look | None, Decision]:
+        return await self._judge.judge(
+            *(upload.content, upload.media, upload.sha256),
+            priority=Priority.LIVE,
+            within_s=self._verdict_s,
+            despite_lockdown=despite_lockdown,
+        )
+
     async def _is_released(self, upload: Upload, look: Look | None) -> bool:
         """Whether this is what a human has released, being stored right now."""
-        since = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
-        released = await self._database.run(cases.under_release, since=since)
+        released = await self._under_release()
         released += await self._database.run(cases.released_files, self._clearances.now)
-        return any(case.sha256 == upload.sha256 or _is_same_picture(case, look) for case in released)
+        return any(_is_same(case, upload, look) for case in released)
+
+    async def _is_sent(self, upload: Upload, look: Look | None) -> bool:
+        """Whether this is what the gate itself is having stored right now, for whatever reason."""
+        is_sent = any(_is_same(sent, upload, look) for sent in self._clearances.sent)
+        return is_sent or await self._is_released(upload, look)
+
+    async def _under_release(self) -> list[Case]:
+        since = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+        return await self._database.run(cases.under_release, since=since)
 
     async def _note(self, act: str, upload: Upload, decision: Decision) -> None:
         facts = {"sha256": upload.sha256, "reason": decision.reason, "by": "validation hook"}
         await self._database.run(ledger.record, act, actor="gate", facts=facts)
 
 
-def _is_same_picture(case: Case, look: Look | None) -> bool:
-    if not isinstance(look, Seen) or look.pdq is None or case.pdq is None:
+def _is_same(known: Case | Sent, upload: Upload, look: Look | None) -> bool:
+    if known.sha256 == upload.sha256:
+        return True
+    if not isinstance(look, Seen) or look.pdq is None or known.pdq is None:
         return False
-    distance = (int(look.pdq, 16) ^ int(case.pdq, 16)).bit_count()
-    quality = min(look.pdq_quality or 0, case.pdq_quality or 0)
+    distance = (int(look.pdq, 16) ^ int(known.pdq, 16)).bit_count()
+    quality = min(look.pdq_quality or 0, known.pdq_quality or 0)
     return distance <= (_SAME_PICTURE if quality >= _GOOD_QUALITY else _SAME_FLAT_PICTURE)
