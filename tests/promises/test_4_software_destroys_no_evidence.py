@@ -85,7 +85,7 @@ def test_every_act_on_a_case_is_in_the_ledger(new_gate: NewGate, hit: bytes) -> 
 
 
 def test_nothing_in_the_gate_deletes_a_sealed_file() -> None:
-    """The one place that removes files removes what was never finished, and what retention says has expired."""
+    """The one place that removes files removes what was never finished, and what has expired."""
     removing = {"unlink", "remove", "rmtree", "rmdir", "removedirs", "truncate"}
     replacing = {"rename", "renames", "write_bytes", "write_text", "copyfile", "move"}
     found = []
