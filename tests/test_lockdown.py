@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
 from multidict import CIMultiDict
 
+from proxy.cases.clearances import Clearances, Sent
+from proxy.channels.looks import Seen
 from proxy.database import Database, ledger, lockdowns
+from proxy.internal.hook import ValidationHook
+from proxy.internal.server import HookAnswer
 from proxy.lockdown import Lockdowns
 from proxy.metrics import Metrics
-from proxy.policy import Verdict
+from proxy.policy import Decision, Verdict
+from proxy.server.fetches import HookWatch
 from proxy.server.uploaders import Uploaders
 from tests import pictrs, pictures
 from tests.client import Answer, form, get, metric, send, upload
@@ -136,6 +142,54 @@ def test_a_tag_is_the_same_for_one_uploader_and_tells_nobody_who_that_is() -> No
     assert len(household) == 1  # one line has 2^64 addresses
     assert first != Uploaders([], wanted=True, salt=b"other").tag(request_of("203.0.113.9"))
     assert Uploaders([], wanted=False, salt=b"salt").tag(request_of("203.0.113.9")) is None
+
+
+# --- what the hook knows for the gate's own ---
+
+
+class Locked:
+    """A judge under a lockdown, whose classifier has seen a picture of this perceptual hash."""
+
+    def __init__(self, pdq: str | None) -> None:
+        self.pdq, self.looks = pdq, 0
+
+    async def judge(self, *_: object, despite_lockdown: bool = False, **__: object) -> tuple[Any, Decision]:
+        if not despite_lockdown:
+            return None, Decision(Verdict.DEFER, "lockdown: a flood", by_lockdown=True)
+        self.looks += 1
+        seen = Seen({}, [], "scripted", "png", 320, 200, pdq=self.pdq, pdq_quality=100)
+        return seen, Decision(Verdict.ALLOW, "no rule matched")
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (None, HookAnswer.UNSEEN),
+        (Sent("0" * 64, "f" * 64, 100), HookAnswer.UNSEEN),  # another picture
+        (Sent("0" * 64, None, None), HookAnswer.UNSEEN),
+        (Sent("0" * 64, "0" * 63 + "1", 100), HookAnswer.KEEP),  # the same one, rewritten
+        (Sent(hashlib.sha256(pictures.png(seed=3_200)).hexdigest(), None, None), HookAnswer.KEEP),
+    ],
+)
+async def test_while_the_gate_sends_one_picture_pict_rs_keeps_no_other(
+    database: Database, sent: Sent | None, answer: HookAnswer
+) -> None:
+    judge: Any = Locked("0" * 64)
+    clearances, unused = Clearances(), cast(Any, None)
+    hook = ValidationHook(
+        judge=judge,
+        keeper=unused,
+        clearances=clearances,
+        watch=HookWatch(),
+        database=database,
+        verdict_s=1.0,
+    )
+    with clearances.of([], [sent] if sent else []):
+        assert await hook.validate(pictures.png(seed=3_200)) is answer
+    looks = judge.looks
+    assert looks == (sent is not None)  # nobody is bothered where nothing can pass
+    assert await hook.validate(pictures.png(seed=3_200)) is HookAnswer.UNSEEN  # it is sent no more
+    assert judge.looks == looks
 
 
 # --- a gate, the real hook of pict-rs, and an admin at the terminal ---

@@ -99,7 +99,7 @@ async def test_what_is_being_written_has_its_room_and_what_was_written_keeps_it(
     with quota.place(6 * MB, None), pytest.raises(NoRoom), quota.place(6 * MB, None):
         pass
     with quota.place(6 * MB, None) as place:
-        place.written("20200101-000000-00000001.age", 6 * MB)
+        place.written("20200101-000000-00000001", 6 * MB)
     for _ in range(2):  # sealed, and the database did not take it: it lies there all the same
         with pytest.raises(NoRoom), quota.place(6 * MB, None):
             pass

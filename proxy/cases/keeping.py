@@ -146,7 +146,7 @@ class Keeper:
                 raise
             finally:
                 if case.file is not None:
-                    place.written(case.file, case.sealed_size or 0)
+                    place.written(case.id, case.sealed_size or 0)
         self._fault("case-recorded")
         return promise
 

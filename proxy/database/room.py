@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
@@ -22,18 +22,18 @@ class Taken:
 
     Attributes:
         by_uploader: bytes by tag; None for those without.
-        recorded: those of the files that were asked about which are among them.
+        recorded: ids of those cases that were asked about which are among them.
     """
 
     by_uploader: Mapping[str | None, int] = field(default_factory=dict)
     recorded: frozenset[str] = frozenset()
 
 
-def taken(database: Database, files: Sequence[str] = ()) -> Taken:
+def taken(database: Database, sealed: Sequence[str] = ()) -> Taken:
     """Counts every case whose bytes are on the disk.
 
     Args:
-        files: of which it is asked whether they are cases already.
+        sealed: ids of which it is asked whether the database has their cases already.
     """
     counting = (
         select(Case.uploader, func.sum(Case.sealed_size))
@@ -43,8 +43,8 @@ def taken(database: Database, files: Sequence[str] = ()) -> Taken:
     with database.reading() as session:
         by_uploader = {tag: int(size or 0) for tag, size in session.execute(counting)}
         recorded: set[str] = set()
-        for first in range(0, len(files), _ROWS):
-            some = select(Case.file).where(Case.id.in_(_ids(files[first : first + _ROWS])))
+        for first in range(0, len(sealed), _ROWS):
+            some = select(Case.id).where(Case.id.in_(sealed[first : first + _ROWS]))
             recorded.update(session.scalars(some))
     return Taken(by_uploader, frozenset(recorded))
 
@@ -83,7 +83,3 @@ def salt(database: Database, name: str) -> bytes:
     except IntegrityError:  # another gate was faster
         return salt(database, name)
     return found.value
-
-
-def _ids(files: Collection[str]) -> list[str]:
-    return [file.removesuffix(".age") for file in files]
