@@ -9,14 +9,17 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import faults, process
 from proxy.cases.clearances import Clearances
-from proxy.cases.keeping import Keeper, adopt_orphans
+from proxy.cases.keeping import Keeper, adopt_orphans, note_sizes
 from proxy.cases.placeholder import Placeholders
 from proxy.cases.quarantine import Quarantine
+from proxy.cases.quota import Limits, Quota
+from proxy.cases.retention import Retention
 from proxy.cases.sealing import Sealer
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
@@ -25,7 +28,8 @@ from proxy.channels.pop import PopChannel
 from proxy.channels.tls import client_context
 from proxy.channels.worker import Workers
 from proxy.config import ClassifierSection, Config
-from proxy.database import Database, cases
+from proxy.database import Database, cases, room
+from proxy.database.retention import Periods
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget
 from proxy.intake.fetching import Fetcher, FetchLimits, Reach
@@ -37,6 +41,7 @@ from proxy.judging import Judge
 from proxy.known_hashes import KnownHashes
 from proxy.ledger.bookkeeping import bookkeeping
 from proxy.listener import Listener
+from proxy.lockdown import Lockdowns
 from proxy.metrics import Metrics
 from proxy.pictrs import Pictrs
 from proxy.policy import Policy, Rule, Verdict
@@ -60,6 +65,7 @@ _OTHER_FILES = 1024
 _DATABASE_S = 15.0
 
 _MEGABYTE = 1024 * 1024
+_GIGABYTE = 1024 * _MEGABYTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,9 @@ async def serve(config: Config) -> None:
     ):
         await made.lookout.check()
         await made.known.read_ahead()
-        keeper = Keeper(made.database, made.quarantine, made.fault)
+        quota = Quota(made.database, config.cases.folder, limits_of(config), made.metrics)
+        lockdown = Lockdowns(made.database, config.lockdown.allow_users, made.metrics)
+        keeper = Keeper(made.database, made.quarantine, quota, made.metrics, made.fault)
         placeholders = Placeholders()
         fetcher = Fetcher(
             FetchLimits(largest_bytes=config.pictrs.max_file_size_mb * _MEGABYTE, within_s=5.0),
@@ -140,8 +148,17 @@ async def serve(config: Config) -> None:
             else Reach(also=tuple(config.fetching.also_reach)),
         )
         clearances, watch = Clearances(), HookWatch()
-        judge = Judge(made.known, made.lookout, made.policy, made.metrics, allows)
-        gateway = _gateway(made, keeper, placeholders, fetcher, judge, clearances, watch)
+        judge = Judge(
+            *(made.known, made.lookout, made.policy, made.metrics), allows=allows, lockdown=lockdown
+        )
+        uploaders = Uploaders(
+            config.server.trusted_proxies,
+            wanted=config.server.uploader_facts,
+            salt=await made.database.run(room.salt, "uploaders"),
+        )
+        await made.database.run(note_sizes, made.quarantine)
+        await quota.count()  # before anything is let in
+        gateway = _gateway(made, keeper, placeholders, fetcher, judge, clearances, watch, uploaders)
         hook = ValidationHook(
             judge=judge,
             keeper=keeper,
@@ -186,7 +203,10 @@ async def serve(config: Config) -> None:
             ),
         ]
         started: list[Listener | InternalListener] = []
-        adopting = asyncio.create_task(_adopt(made))
+        background = [asyncio.create_task(work) for work in (_adopt(made), quota.watch(), lockdown.watch())]
+        if config.retention.enabled:
+            retention = Retention(made.database, made.quarantine, periods_of(config), made.fault)
+            background.append(asyncio.create_task(retention.daily()))
         try:
             for listener in listeners:
                 host, port = await listener.start()
@@ -198,9 +218,11 @@ async def serve(config: Config) -> None:
         finally:
             for listener in reversed(started):
                 await listener.stop()
-            adopting.cancel()
-            with suppress(asyncio.CancelledError):
-                await adopting
+            for task in background:
+                task.cancel()
+            for task in background:
+                with suppress(asyncio.CancelledError):
+                    await task
             keeper.close()
             placeholders.close()
             await fetcher.close()
@@ -214,6 +236,7 @@ def _gateway(
     judge: Judge,
     clearances: Clearances,
     watch: HookWatch,
+    uploaders: Uploaders,
 ) -> Gateway:
     """The `server` listener's parts, put together."""
     config, database, pictrs = made.config, made.database, made.pictrs
@@ -237,7 +260,7 @@ def _gateway(
         large=large,
         judge=judge,
         keeper=keeper,
-        uploaders=Uploaders(config.server.trusted_proxies, wanted=config.server.uploader_facts),
+        uploaders=uploaders,
         clearances=clearances,
         database=database,
         pictrs=pictrs,
@@ -307,6 +330,22 @@ def policy_of(config: Config) -> Policy:
         on_undecodable=Verdict(config.policy.on_undecodable),
         near_verdict=Verdict(config.policy.near_verdict),
     )
+
+
+def limits_of(config: Config) -> Limits:
+    """How much room the quarantine may take."""
+    quota = int(config.cases.quota_gb * _GIGABYTE)
+    return Limits(quota, int(quota * config.cases.share_of_uploader), config.cases.keep_free_mb * _MEGABYTE)
+
+
+def periods_of(config: Config) -> Periods:
+    """How long the bytes of cases are kept."""
+
+    def period(days: int) -> timedelta | None:
+        return timedelta(days=days) if days else None
+
+    section = config.retention
+    return Periods(released=period(section.released_days), confirmed=period(section.confirmed_days))
 
 
 async def _adopt(made: Parts) -> None:

@@ -12,11 +12,24 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import __version__
-from proxy.commands import backfill, doctor, hashes, keys, ledger, migrate, review, serve, shared, who_reviews
+from proxy.commands import (
+    backfill,
+    doctor,
+    hashes,
+    keys,
+    ledger,
+    lockdown,
+    migrate,
+    retention,
+    review,
+    serve,
+    shared,
+    who_reviews,
+)
 from proxy.database.dialects import in_words
 from proxy.errors import GateError
 
-_COMMANDS = (serve, migrate, doctor, keys, review, hashes, ledger, backfill)
+_COMMANDS = (serve, migrate, doctor, keys, review, lockdown, retention, hashes, ledger, backfill)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -240,6 +240,24 @@ class CasesSection(Section):
     identity_file: Path | None = None
     gate_identity_file: Path = Path("gate.key")
 
+    quota_gb: float = Field(default=10.0, gt=0, le=1_000_000, allow_inf_nan=False)
+    share_of_uploader: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False)
+    keep_free_mb: int = Field(default=512, ge=0, le=1_000_000)
+
+
+class LockdownSection(Section):
+    """Whose uploads are looked at as ever while all others are held: Lemmy's local user ids."""
+
+    allow_users: list[Annotated[int, Field(ge=1)]] = []
+
+
+class RetentionSection(Section):
+    """When the bytes of a case are deleted. 0 is never."""
+
+    enabled: bool = False
+    released_days: int = Field(default=7, ge=0, le=36_500)
+    confirmed_days: int = Field(default=365, ge=0, le=36_500)
+
 
 class DatabaseSection(Section):
     """Where states, hashes and the ledger are."""
@@ -281,6 +299,8 @@ class Config(BaseSettings):
     policy: PolicySection = PolicySection()
     fetching: FetchingSection = FetchingSection()
     cases: CasesSection
+    lockdown: LockdownSection = LockdownSection()
+    retention: RetentionSection = RetentionSection()
     database: DatabaseSection = DatabaseSection()
     ledger: LedgerSection = LedgerSection()
 

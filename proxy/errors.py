@@ -35,6 +35,10 @@ class LedgerError(GateError):
     """The ledger, or a file of its checkpoints, cannot be read."""
 
 
+class NoRoom(SealingError):
+    """The quarantine may not take one more case now; see `proxy.cases.quota`."""
+
+
 class PictrsError(GateError):
     """pict-rs could not be reached, or answered with an error.
 

@@ -48,8 +48,12 @@ ROTATING = (
     "case-swapped",  # and nothing says so
     "case-reseal-noted",  # and the one of before is still there
 )
+EXPIRING = (
+    "expired",  # and its bytes are still there
+    "bytes-deleted",  # and nothing says so
+)
 ANY_WRITE = ("uncommitted", "committed")  # of the database, whatever it is that is written
-POINTS = (*HOLDING, *RELEASING, *CONFIRMING, *ROTATING, *ANY_WRITE)
+POINTS = (*HOLDING, *RELEASING, *CONFIRMING, *ROTATING, *EXPIRING, *ANY_WRITE)
 
 
 def nowhere(point: str) -> None:

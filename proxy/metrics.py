@@ -73,6 +73,28 @@ class Metrics:
             registry=self.registry,
         )
         self._checkpoint_age.set(math.inf)  # until there is one
+        self.lockdown = Gauge(
+            "pictrs_gate_lockdown", "1 while every upload is held, whatever it is.", registry=self.registry
+        )
+        self.quarantine_bytes = Gauge(
+            "pictrs_gate_quarantine_bytes", "Bytes of all sealed files.", registry=self.registry
+        )
+        self.quarantine_quota_bytes = Gauge(
+            "pictrs_gate_quarantine_quota_bytes",
+            "Bytes that they may take; past it, what is to be held is refused.",
+            registry=self.registry,
+        )
+        self.quarantine_free_bytes = Gauge(
+            "pictrs_gate_quarantine_free_bytes",
+            "Bytes free on the disk of the sealed files; 0 where the folder is gone.",
+            registry=self.registry,
+        )
+        self.quota_refusals = Counter(
+            "pictrs_gate_quota_refusals_total",
+            "Uploads that were refused because there was no room to hold them, by the limit that was met.",
+            ["limit"],
+            registry=self.registry,
+        )
         self.uploads_in_progress = Gauge(
             "pictrs_gate_uploads_in_progress",
             "Uploads between their first byte and their answer.",

@@ -79,12 +79,19 @@ class Earlier:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict and why. `rule` is the rule that gave it, `earlier` a decision that the file has met."""
+    """A verdict and why.
+
+    Attributes:
+        rule: the rule that gave it, where one did.
+        earlier: a decision that the file has met.
+        by_lockdown: whether nobody has looked because every upload is held now.
+    """
 
     verdict: Verdict
     reason: str
     rule: str | None = None
     earlier: Earlier | None = None
+    by_lockdown: bool = False
 
 
 def decide_known(earlier: Earlier) -> Decision:

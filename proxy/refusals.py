@@ -105,6 +105,18 @@ def busy() -> Refusal:
     return Refusal(503, "busy", "Too many uploads at once", retry_after_s=5)
 
 
+def unavailable() -> Refusal:
+    """Nobody can look, or what is to be held cannot be kept: nothing passes, and nothing is promised."""
+    msg = "Pictures cannot be checked right now; please try again in a minute"
+    return Refusal(503, "scan-unavailable", msg, retry_after_s=60)
+
+
+def locked() -> Refusal:
+    """There is a lockdown, and no placeholder to hold an upload behind."""
+    msg = "No pictures are taken right now; please try again later"
+    return Refusal(503, "scan-unavailable", msg, retry_after_s=900)
+
+
 def malformed(msg: str) -> Refusal:
     """A body that is no upload; both versions use the words of the same form parser."""
     return Refusal(400, "file-upload-error", msg)

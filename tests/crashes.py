@@ -130,6 +130,16 @@ class Scene:
         new = text.replace(alone, both) if alone in text else text.replace(both, alone)
         self.gate.config.write_text(new)
 
+    def expire(self, fault: str | None = None, *, after_s: float = 0) -> int:
+        """`retention run`, like `review`."""
+        words = ["--log-level", "warning", "retention", "run", "--config", self.gate.config]
+        return self._command([*words, "--reviewer", "ann"], fault, after_s)
+
+    def let_period_pass(self, case_id: str) -> None:
+        """The case was decided ten years ago."""
+        with self.gate.database() as database, database.writing() as session:
+            session.get_one(Case, case_id).decided_at = datetime.now(UTC) - timedelta(days=3650)
+
     # --- clients ---
 
     def upload(self, *, then_kill_after_s: float | None = None, refused: bool = False) -> None:
@@ -212,7 +222,8 @@ class Scene:
             assert ledger.first_broken(database) is None
             verdicts = {sha256: memory.exactly(database, sha256) for sha256 in self._sent}
         files = {path.name for path in (self.gate.folder / "cases").iterdir()}
-        assert files == {case.file for case in known.values()}, "a file without a case, or a case without"
+        kept = {case.file for case in known.values() if case.state is not CaseState.EXPIRED}
+        assert files == kept, "a file without a case, or a case without"
         acts: dict[str, list[str]] = {}
         for entry in entries:
             if entry.case_id is not None and entry.act in set(CaseState):
@@ -231,6 +242,9 @@ class Scene:
         self.told.stored.clear()
 
     def _check_case(self, case: Case, verdicts: Mapping[str, Remembered | None]) -> None:
+        if case.state is CaseState.EXPIRED:
+            self._check_expired(case, verdicts)
+            return
         opened = open_sealed(self.gate.folder / "cases" / case.file, read_identities(self.gate.key))
         sha256 = hashlib.sha256(opened.original).hexdigest()
         assert self._sent[sha256] == opened.original
@@ -252,6 +266,13 @@ class Scene:
                 assert shown.status == 200 and shown.headers["cache-control"] == "no-store"
         if case.state is not CaseState.RELEASING:
             self._looked_at.add(case.id)
+
+    def _check_expired(self, case: Case, verdicts: Mapping[str, Remembered | None]) -> None:
+        assert case.sha256 is not None and case.expired_at is not None
+        assert verdicts[case.sha256] is not None, f"{case.id}: forgotten"
+        for promise in case.promises:
+            assert get(self.gate.url, f"/image/original/{promise.alias}").status == 200
+        self._looked_at.add(case.id)
 
     def decided(self, case_id: str) -> None:
         """The case may be another one now: the next check looks again."""
@@ -329,6 +350,17 @@ def _rotate(scene: Scene, fault: str | None) -> None:
     scene.start()  # what a killed command has not finished writing is the gate's to clear away
 
 
+def _expire(scene: Scene, fault: str | None) -> None:
+    case_id = scene.held()
+    assert scene.review(scene.chance.choice(("release", "confirm")), case_id) == 0
+    scene.let_period_pass(case_id)
+    killed = scene.expire(fault, after_s=scene.chance.uniform(0.3, 0.8) if fault is None else 0)
+    assert fault is None or killed == -9
+    assert scene.expire() == 0
+    assert scene.state(case_id) is CaseState.EXPIRED
+    scene.decided(case_id)
+
+
 def _confirm_at_last(scene: Scene, case_id: str) -> None:
     if scene.state(case_id) is CaseState.RELEASING:
         scene.let_time_pass(case_id)
@@ -373,6 +405,7 @@ _AT: Sequence[tuple[Callable[[Scene, str | None], None], Sequence[str | None]]] 
         _rotate,
         ("case-resealed", "case-swapped", "case-swapped>uncommitted", "case-reseal-noted", None),
     ),
+    (_expire, ("uncommitted", "expired", "bytes-deleted", "bytes-deleted>uncommitted", None)),
 )
 ROUNDS = [(play, fault) for play, faults in _AT for fault in faults]
 

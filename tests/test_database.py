@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import stat
@@ -202,8 +201,8 @@ def test_a_database_of_somebody_else_s_is_used_with_a_warning(
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    (tmp_path / "gate.db").touch(0o666)
-    caplog.set_level(logging.WARNING)
+    (tmp_path / "gate.db").touch()
+    (tmp_path / "gate.db").chmod(0o666)
     monkeypatch.setattr(Path, "chmod", refuse)
     Database(f"sqlite:///{tmp_path}/gate.db").close()
     assert "belongs to somebody else" in caplog.text

@@ -18,7 +18,7 @@ from proxy.cases.sealing import write_new_identity
 from proxy.database import Case, CaseState, Promise
 from proxy.review.terminal import Shown, print_case, print_list
 from tests import pictures
-from tests.client import get
+from tests.client import form, get, send
 from tests.gate import Gate
 from tests.pictrs import Pictrs
 
@@ -82,6 +82,23 @@ def test_what_pict_rs_refuses_at_a_release_is_shown_and_the_case_stays(
     assert gate.cases()[0]["state"] == "pending"
     gate.start()
     assert get(gate.url, f"/image/original/{alias}").headers["cache-control"] == "no-store"
+
+
+def test_where_somebody_else_has_taken_the_name_a_release_says_so_and_leaves_both_as_they_were(
+    gate: Gate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    case, alias = held(gate, hit)
+    content_type, body = form([(alias, pictures.jpeg(seed=760))])
+    headers = {"Content-Type": content_type, "X-Api-Token": running_pictrs.api_key}
+    assert send(running_pictrs.url, "POST", "/internal/import", headers=headers, body=body).status in (
+        200,
+        201,
+    )
+    others = get(running_pictrs.url, f"/image/original/{alias}").body
+    refused = gate.review("release", case, check=False)
+    assert refused.returncode == 1 and "duplicate-alias" in refused.stderr
+    assert gate.cases()[0]["state"] == "pending"
+    assert get(running_pictrs.url, f"/image/original/{alias}").body == others
 
 
 def test_a_release_that_pict_rs_did_not_answer_is_said_and_can_be_repeated(

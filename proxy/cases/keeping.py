@@ -19,13 +19,15 @@ from proxy import __version__
 from proxy.aliases import alias_key, make_alias, make_delete_token
 from proxy.cases import placeholder
 from proxy.cases.quarantine import Quarantine
+from proxy.cases.quota import Quota
 from proxy.cases.sealing import FORMAT
 from proxy.channels.looks import Look, Seen
-from proxy.database import Case, CaseState, Database, Promise, cases
-from proxy.errors import SealingError
+from proxy.database import Case, CaseState, Database, Promise, cases, room
+from proxy.errors import NoRoom, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.uploads import Upload
 from proxy.media import Format, Size
+from proxy.metrics import Metrics
 from proxy.policy import Decision, Verdict
 
 # Sorts by time, can be read aloud, and is no secret.
@@ -42,11 +44,13 @@ class Origin:
         route: method and path, for the facts.
         arguments: its query, for the release.
         uploader: what is known of who sent it; see `proxy.server.uploaders`.
+        tag: by which his share of the quarantine is counted; None where there is nothing to count by.
     """
 
     route: str
     arguments: Query
     uploader: Mapping[str, Any]
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,16 @@ class Wanted:
 class Keeper:
     """Turns uploads into cases."""
 
-    def __init__(self, database: Database, quarantine: Quarantine, fault: FaultPoint) -> None:
-        self._database, self._quarantine, self._fault = database, quarantine, fault
+    def __init__(
+        self,
+        database: Database,
+        quarantine: Quarantine,
+        quota: Quota,
+        metrics: Metrics,
+        fault: FaultPoint,
+    ) -> None:
+        self._database, self._quarantine, self._quota = database, quarantine, quota
+        self._metrics, self._fault = metrics, fault
         # Of its own, so that evidence never waits behind other work. Encryption is bound by the processor.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="sealing")
 
@@ -89,6 +101,7 @@ class Keeper:
 
         Raises:
             AliasTaken: the alias that was asked for stands for another case; the upload is sealed.
+            NoRoom: nothing was kept, because a limit of the quarantine would be passed.
             SealingError: nothing was kept.
         """
         now = datetime.now(UTC)
@@ -109,12 +122,15 @@ class Keeper:
             signals=seen and dict(seen.signals),
             ensemble=seen and seen.ensemble[:200],
             earlier=decision.earlier and decision.earlier.facts(),
+            uploader=origin.tag,
         )
 
         def work() -> Promise | None:
+            self._quota.check_disk(len(upload.content))
             facts.update(_for_forms(upload.content))
             case.file = self._quarantine.seal(case.id, facts, upload.content)
             case.sealed_to = self._quarantine.sealed_to
+            case.sealed_size = self._quarantine.size(case.file)
             self._fault("case-sealed")
             promise = None
             if wanted is not None:
@@ -126,7 +142,16 @@ class Keeper:
             self._record(case, facts)
             return promise
 
-        promise = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        with self._quota.place(len(upload.content), origin.tag) as place:
+            try:
+                promise = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            except SealingError as error:
+                if not isinstance(error, NoRoom):
+                    self._metrics.sealing_failures.inc()
+                raise
+            finally:
+                if case.file is not None:
+                    place.written(case.id, case.sealed_size or 0)
         self._fault("case-recorded")
         return promise
 
@@ -219,7 +244,16 @@ def adopt_orphans(database: Database, quarantine: Quarantine, *, older_than_s: f
             created_at=datetime.now(UTC),
             reason="found sealed after a crash; the facts are in the sealed file",
             file=name,
+            sealed_size=quarantine.size(name),
         )
         cases.add(database, case, facts={"adopted": name})
         adopted.append(case.id)
     return adopted
+
+
+def note_sizes(database: Database, quarantine: Quarantine) -> None:
+    """Notes how large the sealed files of older cases are, which were made before anybody counted."""
+    found = {case_id: quarantine.size(file) for case_id, file in room.unsized(database)}
+    sizes = {case_id: size for case_id, size in found.items() if size is not None}
+    if sizes:
+        room.note_sizes(database, sizes)

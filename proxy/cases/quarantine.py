@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,8 @@ class Quarantine:
             self._fault("case-named")
             self._sync_folder()
         except (OSError, SealingError, ValueError) as error:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # of a folder that is gone, or cannot be written any more
+                unfinished.unlink(missing_ok=True)
             raise SealingError(f"case {case_id} could not be written: {error}") from None
         return name
 
@@ -148,6 +151,56 @@ class Quarantine:
         if not _NAME.fullmatch(name):
             raise SealingError(f"{name!r} is not the name of a sealed case")
         return self._folder / name
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the sealed file of that name; None where there is none."""
+        try:
+            found = self.path(name).lstat()
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def names(self) -> set[str]:
+        """The names of all that look like sealed files, or of which there is what was there before a swap."""
+        found = {path.name for path in self._folder.glob(f"*{_SEALED}")}
+        found |= {name for name, _ in self.unsettled()}
+        return {name for name in found if _NAME.fullmatch(name)}
+
+    def delete(self, name: str) -> bool:
+        """Deletes a sealed file, for good on return. Only retention does that, and only of what has expired.
+
+        What a swap that was cut off has left beside it goes too: it is the same picture.
+
+        Returns:
+            False where it was gone already.
+
+        Raises:
+            SealingError: it cannot be deleted, or it is no file of the gate's own, which is left alone.
+        """
+        before = self.path(name).with_suffix(_BEFORE).name
+        try:
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise SealingError(f"cases.folder: {self._folder}: {error.strerror}") from None
+        try:
+            gone = [self._unlink(one, folder) for one in (before, name)]
+            if any(gone):
+                os.fsync(folder)
+        except OSError as error:
+            raise SealingError(f"{self._folder / name}: {error.strerror}") from None
+        finally:
+            os.close(folder)
+        return any(gone)
+
+    def _unlink(self, name: str, folder: int) -> bool:
+        try:
+            found = os.lstat(name, dir_fd=folder)
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISREG(found.st_mode):
+            raise SealingError(f"{self._folder / name}: is no file that the gate has written; left alone")
+        os.unlink(name, dir_fd=folder)
+        return True
 
     def orphans(self, known: set[str], *, older_than_s: float) -> Iterator[str]:
         """Names of sealed files that no case owns.

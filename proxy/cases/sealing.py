@@ -54,6 +54,8 @@ class Sealer:
         Raises:
             SealingError: it could not be encrypted or written.
         """
+        if not self._recipients:
+            raise SealingError("a case could not be sealed: there is nobody to seal it to")
         # What came as no UTF-8 at all stays readable, and keeps nothing from being sealed.
         written = json.dumps(dict(facts), ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
         self.encrypt(

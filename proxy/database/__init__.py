@@ -12,6 +12,7 @@ from proxy.database.models import (
     Lockdown,
     Note,
     Promise,
+    Salt,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "Lockdown",
     "Note",
     "Promise",
+    "Salt",
 ]

@@ -61,10 +61,10 @@ def files(database: Database) -> set[str]:
 
 
 def of_file(database: Database, sha256: str) -> Case | None:
-    """The newest case of a file with exactly these bytes, unless it was released."""
+    """The newest case of a file with exactly these bytes, unless it was released or its bytes are gone."""
     query = (
         select(Case)
-        .where(Case.sha256 == sha256, Case.state != CaseState.RELEASED)
+        .where(Case.sha256 == sha256, Case.state.not_in((CaseState.RELEASED, CaseState.EXPIRED)))
         .order_by(Case.created_at.desc())
         .limit(1)
     )
@@ -80,9 +80,14 @@ def under_release(database: Database, *, since: datetime) -> list[Case]:
 
 
 def released_files(database: Database, sha256: Collection[str]) -> list[Case]:
-    """The released cases of files with exactly these bytes."""
+    """The cases of released files with exactly these bytes, expired ones too.
+
+    Args:
+        sha256: of files that pass because a human has released them; an expired case of one was released.
+    """
     if not sha256:
         return []
-    query = select(Case).where(Case.sha256.in_(sha256), Case.state == CaseState.RELEASED)
+    states = (CaseState.RELEASED, CaseState.EXPIRED)
+    query = select(Case).where(Case.sha256.in_(sha256), Case.state.in_(states))
     with database.reading() as session:
         return list(session.scalars(query))

@@ -67,11 +67,11 @@ class Case(Base):
         earlier: the earlier decision that its file or one that looks like it had met, for the reviewer; None
             where there was none.
         uploader: a tag of who sent it, by which a share of the quarantine is counted; says nothing by itself.
-        sealed_size: bytes of the sealed file; None where it was adopted, or is gone.
+        sealed_size: bytes of the sealed file; None where they were not counted yet, or are deleted.
         decided_at, decided_by: of the last step of a release, or of the confirmation.
         reported_at, reported_by, reported_as: of the report, and the authority's reference.
         hold_at, hold_by, hold_reason: of the legal hold that is on it; None where none is.
-        expired_at: when its bytes were deleted.
+        expired_at: when its bytes were deleted; None where it is expired and they are still to be deleted.
         sealed_to: for whom its file is sealed (`proxy.cases.recipients.digest`); None where nobody noted it.
         gate_reads: whether its sealed file is also for the gate's own key, as that of a deferred case is
             until somebody has looked.
@@ -92,6 +92,8 @@ class Case(Base):
             sqlite_where=text("hold_at IS NOT NULL"),
             postgresql_where=text("hold_at IS NOT NULL"),
         ),
+        # The sums by uploader are read from this index alone.
+        Index("ix_cases_uploader_sealed_size", "uploader", "sealed_size"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -157,6 +159,13 @@ class Promise(Base):
     stored_token: Mapped[str | None] = mapped_column(String(36))
     removed_at: Mapped[datetime | None]
     case: Mapped[Case] = relationship(back_populates="promises", lazy="joined")
+
+    @property
+    def is_in_pictrs(self) -> bool:
+        """Whether pict-rs shows the picture: it was released, and may have expired since."""
+        if self.case.state is CaseState.EXPIRED:
+            return self.stored_at is not None
+        return self.case.state is CaseState.RELEASED
 
 
 class KnownHash(Base):
@@ -247,7 +256,8 @@ class Lockdown(Base):
 
     Attributes:
         until: when it ends by itself; None where somebody has to end it.
-        ended_at, ended_by: None while it goes on, or where it has ended by itself.
+        ended_at: None while it goes on, or until somebody has noticed that its time is over.
+        ended_by: None where it has ended by itself.
     """
 
     __tablename__ = "lockdowns"
@@ -259,6 +269,15 @@ class Lockdown(Base):
     until: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     ended_by: Mapped[str | None] = mapped_column(String(200))
+
+
+class Salt(Base):
+    """32 random bytes that make a hash of this database's own."""
+
+    __tablename__ = "salts"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[bytes]
 
 
 class LedgerEntry(Base):

@@ -1,7 +1,8 @@
 """pict-rs's validation hook: every file that it is about to keep, whichever way it came, in rewritten bytes.
 
 The only files that pass against the verdict are those that a human has released: while the release is under
-way, or while the same upload is being stored again.
+way, or while the same upload is being stored again. Under a lockdown nothing passes but what the gate itself
+is just sending: what pict-rs has fetched is not kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from proxy.cases.clearances import Clearances
+from proxy.cases.clearances import Clearances, Sent
 from proxy.cases.keeping import Keeper, Origin
 from proxy.cases.life import RELEASE_S
 from proxy.channels.looks import Look, Priority, Seen, Unseen
@@ -27,6 +28,8 @@ from proxy.policy import Decision, Verdict
 from proxy.server.fetches import HookWatch
 
 log = logging.getLogger(__name__)
+
+_TAG = "validation hook"  # nobody is known who sent it; together they have one uploader's share
 
 
 class ValidationHook:
@@ -65,11 +68,13 @@ class ValidationHook:
             return HookAnswer.UNSEEN
 
     async def _answer(self, upload: Upload) -> HookAnswer:
-        look, decision = await self._judge.judge(
-            *(upload.content, upload.media, upload.sha256),
-            priority=Priority.LIVE,
-            within_s=self._verdict_s,
-        )
+        look, decision = await self._judged(upload)
+        if decision.by_lockdown:
+            if not self._clearances.sent and not await self._under_release():
+                return HookAnswer.UNSEEN
+            look, decision = await self._judged(upload, despite_lockdown=True)
+            if decision.verdict is Verdict.ALLOW and not await self._is_sent(upload, look):
+                return HookAnswer.UNSEEN
         match decision.verdict:
             case Verdict.ALLOW:
                 if isinstance(look, Unseen):
@@ -90,18 +95,36 @@ class ValidationHook:
         async with self._sealing:  # once, however often it comes
             case = await self._database.run(cases.of_file, upload.sha256)
             if case is None:
-                origin = Origin("pict-rs's validation hook", [], {})
+                origin = Origin("pict-rs's validation hook", [], {}, _TAG)
                 await self._keeper.keep(upload, decision, look, origin, None)
             else:
                 await self._note("held again", upload, decision, case_id=case.id)
         return HookAnswer.REFUSE
 
+    async def _judged(
+        self, upload: Upload, *, despite_lockdown: bool = False
+    ) -> tuple[Look | None, Decision]:
+        return await self._judge.judge(
+            *(upload.content, upload.media, upload.sha256),
+            priority=Priority.LIVE,
+            within_s=self._verdict_s,
+            despite_lockdown=despite_lockdown,
+        )
+
     async def _is_released(self, upload: Upload, look: Look | None) -> bool:
         """Whether this is what a human has released, being stored right now."""
-        since = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
-        released = await self._database.run(cases.under_release, since=since)
+        released = await self._under_release()
         released += await self._database.run(cases.released_files, self._clearances.now)
-        return any(case.sha256 == upload.sha256 or _is_same_picture(case, look) for case in released)
+        return any(_is_same(case, upload, look) for case in released)
+
+    async def _is_sent(self, upload: Upload, look: Look | None) -> bool:
+        """Whether this is what the gate itself is having stored right now, for whatever reason."""
+        is_sent = any(_is_same(sent, upload, look) for sent in self._clearances.sent)
+        return is_sent or await self._is_released(upload, look)
+
+    async def _under_release(self) -> list[Case]:
+        since = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+        return await self._database.run(cases.under_release, since=since)
 
     async def _note(
         self, act: str, upload: Upload, decision: Decision, *, case_id: str | None = None
@@ -120,8 +143,10 @@ def _is_by_looks(decision: Decision) -> bool:
     return decision.earlier is not None and decision.earlier.kind == "pdq" and decision.rule is None
 
 
-def _is_same_picture(case: Case, look: Look | None) -> bool:
-    if not isinstance(look, Seen) or look.pdq is None or case.pdq is None:
+def _is_same(known: Case | Sent, upload: Upload, look: Look | None) -> bool:
+    if known.sha256 == upload.sha256:
+        return True
+    if not isinstance(look, Seen) or look.pdq is None or known.pdq is None:
         return False
-    both_tell = tells(look.pdq, look.pdq_quality) and tells(case.pdq, case.pdq_quality)
-    return distance(look.pdq, case.pdq) <= (SAME_PICTURE if both_tell else SAME_FLAT_PICTURE)
+    both_tell = tells(look.pdq, look.pdq_quality) and tells(known.pdq, known.pdq_quality)
+    return distance(look.pdq, known.pdq) <= (SAME_PICTURE if both_tell else SAME_FLAT_PICTURE)

@@ -10,7 +10,7 @@ from aiohttp import web
 from proxy import refusals
 from proxy.aliases import alias_key
 from proxy.cases.placeholder import Placeholders
-from proxy.database import CaseState, Database, Promise, promising
+from proxy.database import Database, Promise, promising
 from proxy.errors import Refusal
 from proxy.intake.fetching import USER_AGENT
 from proxy.media import Size, processed_size
@@ -37,7 +37,7 @@ class Pending:
             alias: in any spelling that pict-rs takes for the same.
         """
         promise = await self._database.run(promising.promise_of, alias_key(alias))
-        if promise is None or promise.removed_at is not None or promise.case.state is CaseState.RELEASED:
+        if promise is None or promise.removed_at is not None or promise.is_in_pictrs:
             return None
         return promise
 

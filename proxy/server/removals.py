@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy import refusals
 from proxy.aliases import alias_key
-from proxy.database import CaseState, Database, Promise, cases, promising
+from proxy.database import Database, Promise, cases, promising
 from proxy.intake.target import write_target
 from proxy.pictrs import Pictrs
 from proxy.routes import Match, segments_of
@@ -50,7 +50,7 @@ class Removals:
             return await self._by_token(request, match, promise)
         if not has_key:
             raise refusals.NO_API_KEY()
-        if promise.case.state is CaseState.RELEASED:
+        if promise.is_in_pictrs:
             return await self._passing.pass_on(request, write_target(segments_of(match), [(key, value)]))
         if match.route.name == "delete-by-key":
             await self._remove([promise], "alias deleted by key")
@@ -62,7 +62,7 @@ class Removals:
 
     async def _by_token(self, request: web.BaseRequest, match: Match, promise: Promise) -> web.StreamResponse:
         is_promised = hmac.compare_digest(_token(match.captured["token"]), _token(promise.delete_token))
-        is_open = promise.removed_at is None and promise.case.state is not CaseState.RELEASED
+        is_open = promise.removed_at is None and not promise.is_in_pictrs
         if not is_open and not is_promised:
             return await self._passing.pass_on(request, write_target(segments_of(match)))
         if not is_promised:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import refusals
 from proxy.aliases import alias_key
-from proxy.cases.clearances import Clearances
+from proxy.cases.clearances import Clearances, Sent
 from proxy.cases.keeping import Keeper, Origin, Wanted
 from proxy.cases.life import RELEASE_S
 from proxy.channels.looks import Look, Priority, Seen, Unseen
@@ -37,8 +38,6 @@ from proxy.server.uploaders import Uploaders
 log = logging.getLogger(__name__)
 
 Query = Sequence[tuple[str, str]]
-
-_RETRY_AFTER_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,7 @@ class Arrival:
         origin: where they come from, for a case.
         deadline: of the answer, on the event loop's clock.
         client_deadline: the client's own deadline. It may refuse a file, and never makes anybody look less.
+        uploader_id: Lemmy's local user id, where it can be believed.
     """
 
     entrance: Entrance
@@ -74,6 +74,7 @@ class Arrival:
     origin: Origin
     deadline: float
     client_deadline: Deadline | None = None
+    uploader_id: str | None = None
 
     @property
     def is_late(self) -> bool:
@@ -153,9 +154,16 @@ class Uploads:
         return Arrival(
             entrance,
             Arguments(query, bad_query_status_06=entrance.bad_query_status_06 if route is None else 400),
-            Origin(route or f"POST /{'/'.join(entrance.segments)}", query, self._uploaders.facts(request)),
+            Origin(
+                route or f"POST /{'/'.join(entrance.segments)}",
+                query,
+                self._uploaders.facts(request),
+                self._uploaders.tag(request),
+            ),
             asyncio.get_running_loop().time() + (within_s or self._settings.upload_s),
             read_deadline(request.headers),
+            # Only of uploads: Lemmy checks nobody's login for what it has fetched.
+            self._uploaders.user_id(request) if route is None else None,
         )
 
     async def answer(self, request: web.BaseRequest, entrance: Entrance, query: Query) -> web.Response:
@@ -190,7 +198,7 @@ class Uploads:
             Refusal: pict-rs was sent nothing of them.
             PictrsError: pict-rs gave no answer.
         """
-        judged = await asyncio.gather(*(self._look(upload, arrival.deadline) for upload in uploads))
+        judged = await asyncio.gather(*(self._look(upload, arrival) for upload in uploads))
         refusal = self._refusal(judged, arrival) or await self._taken(judged, arrival)
         if refusal is None and arrival.is_late:
             refusal = refusals.DEADLINE_EXCEEDED()
@@ -199,11 +207,12 @@ class Uploads:
         except AliasTaken:
             raise refusals.ALIAS_TAKEN() from None
         except (SealingError, SQLAlchemyError) as error:
-            self._metrics.sealing_failures.inc()
+            if not isinstance(error, SealingError):  # these are counted already
+                self._metrics.sealing_failures.inc()
             # Not the database's own words: they may quote what was to be written.
             why = error if isinstance(error, SealingError) else type(error).__name__
             log.error("an upload was refused because it could not be kept: %s", why)
-            raise _unavailable() from None
+            raise refusals.unavailable() from None
         if refusal is not None:
             raise refusal
         try:
@@ -224,18 +233,19 @@ class Uploads:
             await self._database.run(promising.remove, made, act="alias withdrawn")
             self._fault("withdrawn")
 
-    async def _look(self, upload: Upload, deadline: float) -> _Judged:
-        left = deadline - asyncio.get_running_loop().time()
+    async def _look(self, upload: Upload, arrival: Arrival) -> _Judged:
+        left = arrival.deadline - asyncio.get_running_loop().time()
         try:
             look, decision = await self._judge.judge(
                 *(upload.content, upload.media, upload.sha256),
                 priority=Priority.LIVE,
                 # The other half is pict-rs's: it takes its time too, and Lemmy waits no longer.
                 within_s=min(self._settings.verdict_s, max(left / 2, 0.1)),
+                uploader_id=arrival.uploader_id,
             )
         except SQLAlchemyError as error:
             log.error("the database cannot be asked: %s", type(error).__name__)
-            raise _unavailable() from None
+            raise refusals.unavailable() from None
         judged = _Judged(upload, look, decision)
         if judged.is_held:
             found = await asyncio.to_thread(measure, upload.content, upload.media)
@@ -246,9 +256,15 @@ class Uploads:
         """Why a request is refused as a whole, or None."""
         for one in judged:
             if one.decision.verdict is Verdict.BLOCK:
-                return _unavailable() if isinstance(one.look, Unseen) else refusals.REFUSED_BY_VALIDATION()
+                return (
+                    refusals.unavailable()
+                    if isinstance(one.look, Unseen)
+                    else refusals.REFUSED_BY_VALIDATION()
+                )
         held = [one for one in judged if one.is_held]
         if held and not self._settings.placeholders:
+            if any(one.decision.by_lockdown for one in held):
+                return refusals.locked()
             return Refusal(400, "held-for-review", "This upload is held until a moderator has looked at it")
         try:
             for one in held:  # what pict-rs would refuse at a release is not promised now
@@ -272,29 +288,37 @@ class Uploads:
     async def _keep(
         self, judged: Sequence[_Judged], arrival: Arrival, *, promise: bool
     ) -> list[Promise | None]:
-        """Makes cases of what is held, and notes the rest that has to be noted; one entry an upload."""
+        """Makes cases of what is held, and notes the rest that has to be noted; one entry an upload.
+
+        Where one of them cannot be kept, nobody is told of the others either.
+        """
         promises: list[Promise | None] = []
-        for one in judged:
-            if one.is_held:
-                wanted = Wanted(
-                    functools.partial(_size_to_show, one, arrival.arguments),
-                    one.upload.alias if arrival.entrance.names_are_aliases else None,
-                    arrival.entrance.is_backgrounded,
-                )
-                promises.append(
-                    await self._keeper.keep(
-                        *(one.upload, one.decision, one.look, arrival.origin), wanted if promise else None
-                    )
-                )
-                continue
-            promises.append(None)
-            if one.decision.verdict is Verdict.BLOCK or not isinstance(one.look, Seen | None):
-                verdict, reason = one.decision.verdict.value, one.decision.reason
-                facts = {"sha256": one.upload.sha256, "verdict": verdict, "reason": reason}
-                act = "blocked" if one.decision.verdict is Verdict.BLOCK else "allowed unseen"
-                await self._database.run(ledger.record, act, actor="gate", facts=facts)
+        try:
+            for one in judged:
+                promises.append(await self._kept(one, arrival, promise=promise))
+        except (AliasTaken, SealingError, SQLAlchemyError):
+            with suppress(SQLAlchemyError):
+                await self._withdraw(promises)
+            raise
         self._fault("kept")
         return promises
+
+    async def _kept(self, one: _Judged, arrival: Arrival, *, promise: bool) -> Promise | None:
+        if one.is_held and (self._settings.placeholders or not one.decision.by_lockdown):
+            wanted = Wanted(
+                functools.partial(_size_to_show, one, arrival.arguments),
+                one.upload.alias if arrival.entrance.names_are_aliases else None,
+                arrival.entrance.is_backgrounded,
+            )
+            return await self._keeper.keep(
+                *(one.upload, one.decision, one.look, arrival.origin), wanted if promise else None
+            )
+        act = _to_note(one)
+        if act is not None:
+            verdict, reason = one.decision.verdict.value, one.decision.reason
+            facts = {"sha256": one.upload.sha256, "verdict": verdict, "reason": reason}
+            await self._database.run(ledger.record, act, actor="gate", facts=facts)
+        return None
 
     async def _store(
         self, judged: Sequence[_Judged], promises: Sequence[Promise | None], arrival: Arrival
@@ -306,8 +330,10 @@ class Uploads:
             files = [_outgoing(upload, arrival.entrance) for upload in allowed]
             within_s = max(arrival.deadline - asyncio.get_running_loop().time(), 0.1)
             known = [one.upload.sha256 for one in judged if one.look is None and not one.is_held]
+            sent = [Sent.of(one.upload.sha256, one.look) for one in judged if not one.is_held]
             # What is backgrounded comes to the hook when the answer is long given.
-            with self._clearances.of(known, lingering_s=RELEASE_S if arrival.entrance.is_backgrounded else 0):
+            lingering_s = RELEASE_S if arrival.entrance.is_backgrounded else 0
+            with self._clearances.of(known, sent, lingering_s=lingering_s):
                 answer = await self._pictrs.upload(
                     arrival.entrance,
                     files,
@@ -349,6 +375,15 @@ def _outgoing(upload: Upload, entrance: Entrance) -> OutgoingFile:
     return OutgoingFile(name, upload.media.content_type, upload.content)
 
 
+def _to_note(one: _Judged) -> str | None:
+    """What the ledger calls a verdict of which no case is made; None for a plain allow."""
+    if one.is_held:
+        return "refused: lockdown"
+    if one.decision.verdict is Verdict.BLOCK:
+        return "blocked"
+    return None if isinstance(one.look, Seen | None) else "allowed unseen"
+
+
 def _size_to_show(one: _Judged, arguments: Arguments) -> tuple[Size | None, int | None]:
     """Size and frames that the placeholder of a held upload is to have."""
     size, frames = one.headers_say or (None, None)
@@ -364,12 +399,3 @@ async def _continue(request: web.BaseRequest) -> None:
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # an interim answer is no answer yet
-
-
-def _unavailable() -> Refusal:
-    return Refusal(
-        503,
-        "scan-unavailable",
-        "Pictures cannot be checked right now; please try again in a minute",
-        retry_after_s=_RETRY_AFTER_S,
-    )

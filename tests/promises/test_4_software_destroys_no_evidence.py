@@ -85,7 +85,7 @@ def test_every_act_on_a_case_is_in_the_ledger(new_gate: NewGate, hit: bytes) -> 
 
 
 def test_nothing_in_the_gate_deletes_a_sealed_file() -> None:
-    """The one place that removes files removes only what was never finished."""
+    """The one place that removes files removes what was never finished, and what has expired."""
     removing = {"unlink", "remove", "rmtree", "rmdir", "removedirs", "truncate"}
     replacing = {"rename", "renames", "write_bytes", "write_text", "copyfile", "move"}
     found = []
@@ -111,5 +111,13 @@ def test_nothing_in_the_gate_deletes_a_sealed_file() -> None:
             # The picture in the clear that a reviewer has asked for, in a new file that could not be written.
             "opening.py: open wb",
             "opening.py: path.unlink",
+            # What a run of retention deletes.
+            "quarantine.py: os.unlink",
         ]
     )
+    asking = [
+        path.name
+        for path in sorted((Path(__file__).parents[2] / "proxy").rglob("*.py"))
+        if "quarantine.delete(" in path.read_text()
+    ]
+    assert asking == ["retention.py"]

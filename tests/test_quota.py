@@ -1,0 +1,279 @@
+"""Room: a flood cannot fill the disk, and what cannot be written down is neither passed nor promised."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from proxy.cases.keeping import note_sizes
+from proxy.cases.quarantine import Quarantine
+from proxy.cases.quota import Limits, Quota, free_bytes
+from proxy.cases.sealing import Sealer, write_new_identity
+from proxy.database import Case, CaseState, Database, cases, room
+from proxy.errors import NoRoom, SealingError
+from proxy.metrics import Metrics
+from tests import pictures
+from tests.client import Answer, get, metric
+from tests.gate import Gate
+from tests.pictrs import Pictrs
+
+NewGate = Callable[..., Gate]
+MB = 1024 * 1024
+
+
+@contextmanager
+def small_disk(at: Path, megabytes: int = 2) -> Iterator[Path]:
+    """A disk of its own, so that it can really be full."""
+    at.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,nr_inodes=80,mode=700", "tmpfs", at], check=True
+    )
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", at], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """A file that takes all that is free."""
+    path = disk / "filler"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return path
+    raise AssertionError("the disk does not end")
+
+
+def stored_case(database: Database, number: int, size: int, tag: str | None = None) -> Case:
+    case = Case(
+        id=f"20200101-000000-{number:08x}",
+        state=CaseState.PENDING,
+        created_at=datetime.now(UTC),
+        reason="",
+        file=f"20200101-000000-{number:08x}.age",
+        sealed_size=size,
+        uploader=tag,
+    )
+    cases.add(database, case, facts={})
+    return case
+
+
+async def quota_of(database: Database, folder: Path, **limits: int) -> Quota:
+    usual = {"quota": 10 * MB, "of_uploader": 4 * MB, "keep_free": 0}
+    made = Quota(database, folder, Limits(**{**usual, **limits}), Metrics())
+    await made.count()
+    return made
+
+
+async def test_what_all_cases_take_is_counted_also_those_of_other_gates(
+    database: Database, tmp_path: Path
+) -> None:
+    quota = await quota_of(database, tmp_path)
+    with quota.place(9 * MB, None):
+        pass
+    stored_case(database, 1, 5 * MB)
+    with quota.place(9 * MB, None):
+        pass  # nobody has counted again
+    await quota.count()
+    with pytest.raises(NoRoom, match=r"cases\.quota_gb"), quota.place(9 * MB, None):
+        pass
+    with database.writing() as session:  # its bytes were deleted
+        session.get_one(Case, "20200101-000000-00000001").sealed_size = None
+    await quota.count()
+    with quota.place(9 * MB, None):
+        pass
+
+
+async def test_what_is_being_written_has_its_room_and_what_was_written_keeps_it(
+    database: Database, tmp_path: Path
+) -> None:
+    quota = await quota_of(database, tmp_path)
+    with quota.place(6 * MB, None), pytest.raises(NoRoom), quota.place(6 * MB, None):
+        pass
+    with quota.place(6 * MB, None) as place:
+        place.written("20200101-000000-00000001", 6 * MB)
+    for _ in range(2):  # sealed, and the database did not take it: it lies there all the same
+        with pytest.raises(NoRoom), quota.place(6 * MB, None):
+            pass
+        await quota.count()
+    stored_case(database, 1, 6 * MB)
+    await quota.count()  # and is not counted twice once it is a case
+    with quota.place(3 * MB, None):
+        pass
+
+
+async def test_one_uploader_has_his_share_and_takes_nobody_else_s(database: Database, tmp_path: Path) -> None:
+    stored_case(database, 1, 3 * MB, "flooder")
+    quota = await quota_of(database, tmp_path)
+    with pytest.raises(NoRoom, match=r"cases\.share_of_uploader"), quota.place(2 * MB, "flooder"):
+        pass
+    with quota.place(2 * MB, "another"), quota.place(2 * MB, None):
+        pass
+
+
+async def test_so_much_of_the_disk_stays_free(database: Database, tmp_path: Path) -> None:
+    quota = await quota_of(database, tmp_path, keep_free=free_bytes(tmp_path) - 1 * MB)
+    with pytest.raises(NoRoom, match=r"cases\.keep_free_mb"):
+        quota.check_disk(2 * MB)
+    with pytest.raises(SealingError, match=r"cases\.folder"):
+        (await quota_of(database, tmp_path / "gone")).check_disk(1)
+
+
+def test_the_sizes_of_older_cases_are_noted(database: Database, tmp_path: Path) -> None:
+    quarantine = Quarantine(
+        tmp_path / "cases", Sealer([write_new_identity(tmp_path / "key")]), lambda _: None
+    )
+    for number in (1, 2):
+        stored_case(database, number, 1)
+    with database.writing() as session:
+        for number in (1, 2):
+            session.get_one(Case, f"20200101-000000-{number:08x}").sealed_size = None
+    quarantine.seal("20200101-000000-00000001", {}, b"content")
+    note_sizes(database, quarantine)
+    size = (tmp_path / "cases" / "20200101-000000-00000001.age").stat().st_size
+    assert room.taken(database).by_uploader == {None: size}
+    assert cases.get(database, "20200101-000000-00000002").sealed_size is None  # its file is gone
+
+
+def test_salts_are_made_once(database: Database) -> None:
+    assert room.salt(database, "uploaders") == room.salt(database, "uploaders")
+    assert room.salt(database, "uploaders") != room.salt(database, "others")
+
+
+def test_without_recipients_nothing_is_written(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path / "cases", Sealer([]), lambda _: None)
+    with pytest.raises(SealingError, match="nobody to seal it to"):
+        quarantine.seal("a-case", {}, b"content")
+    assert list((tmp_path / "cases").iterdir()) == []
+
+
+# --- disks that end, for real ---
+
+
+def test_a_file_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        recipient = write_new_identity(tmp_path / "key")
+        quarantine = Quarantine(disk / "cases", Sealer([recipient]), lambda _: None)
+        with pytest.raises(SealingError, match="could not be written"):
+            quarantine.seal("a-case", {}, os.urandom(3 * MB))
+        assert list((disk / "cases").iterdir()) == []
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    with small_disk(tmp_path / "first") as first, small_disk(tmp_path / "second") as second:
+        yield first, second
+
+
+class Cramped:
+    """A gate whose cases and database have a small disk each."""
+
+    def __init__(self, gate: Gate, disk: Path, database_disk: Path) -> None:
+        self.gate, self.disk, self.database_disk = gate, disk, database_disk
+        self.folder, self.url = disk / "cases", f"sqlite:///{database_disk}/gate.db"
+        gate.start(
+            {
+                "GATE__CASES__FOLDER": str(self.folder),
+                "GATE__CASES__KEEP_FREE_MB": "0",
+                "GATE__CASES__QUOTA_GB": "0.001",
+                "GATE__CASES__SHARE_OF_UPLOADER": "1",
+                "GATE__DATABASE__URL": self.url,
+            }
+        )
+
+    def promised(self) -> list[str]:
+        """Aliases that somebody may have been told of, by their cases."""
+        opened = Database(self.url)
+        try:
+            made = [one for case in cases.listed(opened, limit=1000) for one in case.promises]
+            return [one.alias for one in made if one.removed_at is None]
+        finally:
+            opened.close()
+
+    def sealed(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+    def failures(self) -> float:
+        return metric(self.gate.internal_url, "pictrs_gate_sealing_failures_total")
+
+    def refusals(self, limit: str) -> float:
+        return metric(self.gate.internal_url, "pictrs_gate_quota_refusals_total", limit=limit)
+
+
+@pytest.fixture
+def cramped(new_gate: NewGate, disks: tuple[Path, Path]) -> Cramped:
+    return Cramped(new_gate(start=False, classifier_url="http://127.0.0.1:9"), *disks)
+
+
+def is_unavailable(answer: Answer) -> bool:
+    said = answer.json().get("code")
+    return answer.status == 503 and said == "scan-unavailable" and "retry-after" in answer.headers
+
+
+def test_where_it_cannot_be_kept_nothing_is_promised_and_where_there_is_room_again_it_is(
+    cramped: Cramped, running_pictrs: Pictrs
+) -> None:
+    gate, stored = cramped.gate, len(running_pictrs.stored_files())
+    content = pictures.jpeg((1600, 1200), seed=4_001)  # nobody looks, so it is to be deferred
+
+    filler = fill(cramped.disk)  # no bytes left
+    assert is_unavailable(gate.upload(content))
+    assert (cramped.refusals("disk"), cramped.failures()) == (1, 0)
+    # Of two files one has room, and goes without a promise, because the other has none.
+    os.truncate(filler, filler.stat().st_size - len(content) - 24 * 1024)
+    assert is_unavailable(gate.upload(content, content))
+    assert len(cramped.sealed()) == 1 and cramped.promised() == []
+    filler.unlink()
+
+    many = []  # no files left
+    with suppress(OSError):
+        for number in range(1_000):
+            many.append(cramped.disk / str(number))
+            many[-1].touch()
+    assert is_unavailable(gate.upload(content)) and cramped.failures() == 1
+    for path in many:
+        path.unlink(missing_ok=True)
+
+    cramped.folder.rename(cramped.disk / "unmounted")  # no folder
+    assert is_unavailable(gate.upload(content)) and cramped.failures() == 2
+    assert not cramped.folder.exists()  # it may be a disk that is not there: nothing is written in its place
+    (cramped.disk / "unmounted").rename(cramped.folder)
+
+    assert cramped.promised() == [] and len(cramped.sealed()) == 1
+    answer = gate.upload(content)
+    assert answer.status == 201 and cramped.promised() == [answer.json()["files"][0]["file"]]
+
+    for _ in range(100):  # no quota left: a megabyte
+        answer = gate.upload(content)
+        if answer.status != 201:
+            break
+    assert is_unavailable(answer) and cramped.refusals("quota") == 1
+    assert sum(path.stat().st_size for path in cramped.folder.iterdir()) <= 1.024 * MB
+    assert len(cramped.promised()) == len(cramped.sealed()) - 1
+    assert metric(gate.internal_url, "pictrs_gate_quarantine_quota_bytes") == int(1.024 * MB)
+    assert len(running_pictrs.stored_files()) == stored
+
+
+def test_where_the_database_is_full_nothing_is_promised(cramped: Cramped, running_pictrs: Pictrs) -> None:
+    gate, stored = cramped.gate, len(running_pictrs.stored_files())
+    filler, promised = fill(cramped.database_disk), []
+    for seed in range(100):  # what its log has room for already is kept
+        answer = gate.upload(pictures.blank_png((64, 64 + seed)))
+        if answer.status != 201:
+            break
+        promised.append(answer.json()["files"][0]["file"])
+    assert is_unavailable(answer) and cramped.failures() >= 1
+    assert len(running_pictrs.stored_files()) == stored
+    filler.unlink()
+    answer = gate.upload(pictures.blank_png((65, 65)))
+    assert answer.status == 201
+    assert {*promised, answer.json()["files"][0]["file"]} == set(cramped.promised())
+    assert get(gate.internal_url, "/readyz").status == 200
