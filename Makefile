@@ -4,6 +4,7 @@
 #   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
+#   make outage                      500 uploads while the classifier is away, and what becomes of them
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
@@ -14,7 +15,7 @@ PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check --quiet
 CONSTRAINTS = .ci/constraints.txt
 
-.PHONY: demo test fuzz fuzz-classifier bench bench-classifier pict-rs lint format clean
+.PHONY: demo test outage fuzz fuzz-classifier bench bench-classifier pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
@@ -30,6 +31,9 @@ fuzz: .venv/made
 
 fuzz-classifier: .venv/made
 	GATE_FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/pytest -n0 -s tests/test_classifier_corpus.py --timeout 0 $(ARGS)
+
+outage: .venv/made
+	GATE_OUTAGE_UPLOADS=500 .venv/bin/pytest -n0 tests/test_outage.py --timeout 0 -k every_upload $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import pyrage
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import faults, process
+from proxy.cases.backlog import Backlog
 from proxy.cases.clearances import Clearances
+from proxy.cases.deciding import Decider
+from proxy.cases.deferred import DeferredCases, Opener, Resealer
 from proxy.cases.keeping import Keeper, adopt_orphans
 from proxy.cases.placeholder import Placeholders
 from proxy.cases.quarantine import Quarantine
-from proxy.cases.sealing import Sealer
+from proxy.cases.sealing import Sealer, gate_identities
+from proxy.cases.unseen import Noting, UnseenUploads
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import Channel
@@ -26,6 +32,7 @@ from proxy.channels.tls import client_context
 from proxy.channels.worker import Workers
 from proxy.config import ClassifierSection, Config
 from proxy.database import Database, cases
+from proxy.errors import ConfigError, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget
 from proxy.intake.fetching import Fetcher, FetchLimits, Reach
@@ -77,8 +84,11 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(config: Config) -> AsyncIterator[Parts]:
+async def parts(config: Config, *, gate: Sequence[pyrage.x25519.Identity] = ()) -> AsyncIterator[Parts]:
     """Builds the parts, and gives back what they hold.
+
+    Args:
+        gate: the running gate's own key, for what it defers.
 
     Raises:
         ConfigError: one of them cannot work with the configuration.
@@ -86,7 +96,12 @@ async def parts(config: Config) -> AsyncIterator[Parts]:
     metrics, fault = Metrics(), faults.from_environment()
     policy = policy_of(config)
     contexts = [_context(index, section) for index, section in enumerate(config.classifiers)]
-    quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients), fault)
+    quarantine = Quarantine(
+        config.cases.folder,
+        Sealer(config.cases.recipients),
+        fault,
+        with_gate=_sealer_with(gate, config) if gate else None,
+    )
     database = Database(config.database.url)
     known = KnownHashes(database, config.policy.block_lists)
     channels = [
@@ -117,7 +132,8 @@ async def serve(config: Config) -> None:
     """
     process.allow_open_files(config.server.connections + _OTHER_FILES)
     process.give_back_large_buffers()
-    async with parts(config) as made:
+    gate_key = _gate_key(config)
+    async with parts(config, gate=gate_key) as made:
         await made.lookout.check()
         keeper = Keeper(made.database, made.quarantine, made.fault)
         placeholders = Placeholders()
@@ -129,7 +145,8 @@ async def serve(config: Config) -> None:
         )
         clearances, watch = Clearances(), HookWatch()
         judge = Judge(made.known, made.lookout, made.policy, made.metrics)
-        gateway = _gateway(made, keeper, placeholders, fetcher, judge, clearances, watch)
+        noting = Noting(made.database, _sealer_with(gate_key, config), made.pictrs)
+        gateway = _gateway(made, keeper, noting, placeholders, fetcher, judge, clearances, watch)
         hook = ValidationHook(
             judge=judge,
             keeper=keeper,
@@ -174,21 +191,24 @@ async def serve(config: Config) -> None:
             ),
         ]
         started: list[Listener | InternalListener] = []
-        adopting = asyncio.create_task(_adopt(made))
+        backlog = _backlog(made, gate_key, keeper, judge, clearances)
+        beside: list[asyncio.Task[None]] = [asyncio.create_task(_adopt(made))]
         try:
             for listener in listeners:
                 host, port = await listener.start()
                 started.append(listener)
                 log.info("%s listens on %s port %s", listener.name, host, port)
+            # Only now: a second gate that was started by mistake has ended before it takes anything.
+            beside.append(asyncio.create_task(backlog.run()))
             process.keep_what_is_built()
             await _told_to_stop()
             log.info("stopping: no new requests, those under way end")
         finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
             for listener in reversed(started):
                 await listener.stop()
-            adopting.cancel()
-            with suppress(asyncio.CancelledError):
-                await adopting
             keeper.close()
             placeholders.close()
             await fetcher.close()
@@ -197,6 +217,7 @@ async def serve(config: Config) -> None:
 def _gateway(
     made: Parts,
     keeper: Keeper,
+    noting: Noting,
     placeholders: Placeholders,
     fetcher: Fetcher,
     judge: Judge,
@@ -225,6 +246,7 @@ def _gateway(
         large=large,
         judge=judge,
         keeper=keeper,
+        noting=noting,
         uploaders=Uploaders(config.server.trusted_proxies, wanted=config.server.uploader_facts),
         clearances=clearances,
         database=database,
@@ -259,6 +281,59 @@ def _gateway(
     )
 
 
+def _backlog(
+    made: Parts,
+    gate_key: Sequence[pyrage.x25519.Identity],
+    keeper: Keeper,
+    judge: Judge,
+    clearances: Clearances,
+) -> Backlog:
+    """What nobody could look at, looked at later."""
+    largest_bytes = made.config.pictrs.max_file_size_mb * _MEGABYTE
+    memory = Budget(2 * largest_bytes + 8 * _MEGABYTE)
+    opener = Opener(made.quarantine, gate_key, memory)
+    resealer = Resealer(made.database, made.quarantine, opener, made.fault)
+    deferred = DeferredCases(
+        database=made.database,
+        opener=opener,
+        resealer=resealer,
+        judge=judge,
+        known=made.known,
+        lookout=made.lookout,
+        decider=Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault),
+        clearances=clearances,
+        fault=made.fault,
+    )
+    unseen = UnseenUploads(
+        database=made.database,
+        identities=gate_key,
+        memory=memory,
+        largest_bytes=largest_bytes,
+        judge=judge,
+        known=made.known,
+        lookout=made.lookout,
+        keeper=keeper,
+        pictrs=made.pictrs,
+        fault=made.fault,
+    )
+    return Backlog(
+        made.database,
+        made.lookout,
+        made.metrics,
+        # Few, because each takes a look that an upload might want. One begins with what everybody can see
+        # already, the other one with what nobody sees yet.
+        workers=[[unseen, deferred], [deferred, unseen]],
+        sweeper=resealer,
+        owner=f"{socket.gethostname()} {made.config.server.listen}"[:200],
+        pause=_never_paused,
+    )
+
+
+async def _never_paused() -> bool:
+    """Whether the backlog is to rest, as during a lockdown. There are none yet."""
+    return False
+
+
 def _context(index: int, section: ClassifierSection) -> ssl.SSLContext | None:
     return client_context(
         f"classifiers.{index}",
@@ -272,6 +347,18 @@ def _channel(section: ClassifierSection, context: ssl.SSLContext | None) -> Chan
     if section.kind == "fedi-safety":
         return PopChannel(_token(section))
     return HttpChannel(section.url or "", _token(section) or None, context)
+
+
+def _gate_key(config: Config) -> list[pyrage.x25519.Identity]:
+    try:
+        return gate_identities(config.cases.gate_identity_file)
+    except SealingError as error:
+        raise ConfigError(f"cases.gate_identity_file: {error}") from None
+
+
+def _sealer_with(gate_key: Sequence[pyrage.x25519.Identity], config: Config) -> Sealer:
+    """Seals to the reviewers and the gate itself."""
+    return Sealer([*config.cases.recipients, *(str(key.to_public()) for key in gate_key)])
 
 
 def _token(section: ClassifierSection) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import __version__
-from proxy.commands import backfill, keys, review, serve, shared
+from proxy.commands import backfill, keys, queue, review, serve, shared
 from proxy.database.engine import in_words
 from proxy.errors import GateError
 
-_COMMANDS = (serve, keys, review, backfill)
+_COMMANDS = (serve, keys, review, queue, backfill)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

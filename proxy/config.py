@@ -209,6 +209,7 @@ class CasesSection(Section):
     folder: Path
     recipients: list[Recipient] = Field(min_length=1)
     identity_file: Path | None = None
+    gate_identity_file: Path = Path("gate.key")
 
 
 class DatabaseSection(Section):
@@ -256,6 +257,16 @@ class Config(BaseSettings):
             raise ValueError(
                 "policy.hold_response: 'placeholder' needs pictrs.api_key or pictrs.api_key_file, because a "
                 'release goes through pict-rs\'s import; set the key, or hold_response = "reject"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _allowing_unseen_needs_key(self) -> Self:
+        key_is_set = self.pictrs.api_key or self.pictrs.api_key_file
+        if self.policy.on_unavailable == "allow" and not key_is_set:
+            raise ValueError(
+                "policy.on_unavailable: 'allow' needs pictrs.api_key or pictrs.api_key_file, because what "
+                "turns out a hit later is taken away from pict-rs; set the key, or on_unavailable = 'defer'"
             )
         return self
 
@@ -395,6 +406,7 @@ def _complete(config: Config, folder: Path) -> Config:
         update={
             "folder": folder / cases.folder,
             "identity_file": cases.identity_file and folder / cases.identity_file,
+            "gate_identity_file": folder / cases.gate_identity_file,
         }
     )
     policy = config.policy.model_copy(

@@ -27,6 +27,18 @@ class SealingError(GateError):
     """A case could not be sealed or opened, or its file could not be made durable."""
 
 
+class Unreadable(SealingError):
+    """A sealed file is damaged, or sealed to other keys: to try again is of no use.
+
+    Attributes:
+        is_for_others: whether it is sealed to other keys.
+    """
+
+    def __init__(self, message: str, *, is_for_others: bool) -> None:
+        super().__init__(message)
+        self.is_for_others = is_for_others
+
+
 class PictrsError(GateError):
     """pict-rs could not be reached, or answered with an error.
 

@@ -226,6 +226,19 @@ class Gate:
         return self.program.output()
 
 
+class Twin:
+    """A second gate with the configuration, the database and the cases of another one."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.port, internal = free_port(), free_port()
+        text = gate.config.read_text().replace(f":{gate.port}", f":{self.port}")
+        config = gate.folder / "second.toml"
+        config.write_text(text.replace(f":{gate.internal_port}", f":{internal}"))
+        command = [_BIN / "pictrs-gate", "serve", "--config", config]
+        self.program = Program(command, gate.folder / "second.log")
+        self.program.wait_until(lambda: answers(f"http://127.0.0.1:{self.port}/healthz"))
+
+
 def _table(head: str, values: Mapping[str, Any]) -> str:
     return "\n".join([head, *(f"{key} = {_value(value)}" for key, value in values.items())])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,9 +13,8 @@ import pytest
 from proxy.cases.sealing import open_sealed, read_identities
 from tests import nginx, pictures
 from tests.client import form, get, send, upload
-from tests.gate import Gate
+from tests.gate import Gate, Twin
 from tests.pictrs import Pictrs
-from tests.processes import Program, answers, free_port
 
 
 @pytest.fixture(scope="module")
@@ -200,16 +198,3 @@ def test_of_two_gates_either_may_go_and_come_back(
     finally:
         running.stop()
         second.program.kill()
-
-
-class Twin:
-    """A second gate with the configuration, the database and the cases of another one."""
-
-    def __init__(self, gate: Gate) -> None:
-        self.port, internal = free_port(), free_port()
-        text = gate.config.read_text().replace(f":{gate.port}", f":{self.port}")
-        config = gate.folder / "second.toml"
-        config.write_text(text.replace(f":{gate.internal_port}", f":{internal}"))
-        program = Path(sys.executable).parent / "pictrs-gate"
-        self.program = Program([program, "serve", "--config", config], gate.folder / "second.log")
-        self.program.wait_until(lambda: answers(f"http://127.0.0.1:{self.port}/healthz"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -24,13 +25,20 @@ _NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
 class Quarantine:
     """Writes sealed cases into one folder of the gate's own."""
 
-    def __init__(self, folder: Path, sealer: Sealer, fault: FaultPoint) -> None:
+    def __init__(
+        self, folder: Path, sealer: Sealer, fault: FaultPoint, *, with_gate: Sealer | None = None
+    ) -> None:
         """Makes the folder where it is missing, and takes it from others where they could look into it.
+
+        Args:
+            sealer: to the reviewers alone.
+            with_gate: also to the gate's own key, for what it has to look at later.
 
         Raises:
             ConfigError: it cannot be made or written.
         """
         self._folder, self._sealer, self._fault = folder, sealer, fault
+        self._with_gate = with_gate
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _keep_private(folder)
@@ -42,17 +50,55 @@ class Quarantine:
                 f"cases.folder: {folder}: {error.strerror}; the gate needs a folder that it may write"
             ) from None
 
-    def seal(self, case_id: str, facts: Mapping[str, Any], original: bytes) -> str:
+    def seal(
+        self, case_id: str, facts: Mapping[str, Any], original: bytes, *, gate_reads: bool = False
+    ) -> str:
         """Seals a case; on return it is on the disk under the name that is returned.
+
+        Args:
+            gate_reads: whether the gate has to be able to open it.
 
         Raises:
             SealingError: it could not be written (no space, say); nothing is left behind.
         """
+        if gate_reads and self._with_gate is None:
+            raise SealingError(f"case {case_id} could not be written: the gate has no key of its own here")
+        sealer = self._with_gate if gate_reads and self._with_gate else self._sealer
         name = case_id + _SEALED
-        unfinished = self._folder / (case_id + _UNFINISHED)
+        self._write(name, case_id + _UNFINISHED, sealer, facts, original)
+        return name
+
+    def reseal(self, name: str, facts: Mapping[str, Any], original: bytes) -> int:
+        """Puts a file that is sealed to the reviewers alone in the place of the one of that name.
+
+        Returns:
+            Bytes of the new one.
+
+        Raises:
+            SealingError: it could not be written; the former one stays.
+        """
+        unfinished = f"{name.removesuffix(_SEALED)}-{secrets.token_hex(4)}{_UNFINISHED}"
+        self._write(self.path(name).name, unfinished, self._sealer, facts, original)
+        return self.path(name).stat().st_size
+
+    def size(self, name: str) -> int:
+        """Bytes of a sealed file.
+
+        Raises:
+            SealingError: it is not there, or cannot be asked.
+        """
+        try:
+            return self.path(name).stat().st_size
+        except OSError as error:
+            raise SealingError(f"{name}: {error.strerror}") from None
+
+    def _write(
+        self, name: str, temporary: str, sealer: Sealer, facts: Mapping[str, Any], original: bytes
+    ) -> None:
+        unfinished = self._folder / temporary
         try:
             with open(unfinished, "xb", opener=_private) as file:
-                self._sealer.seal(file, facts, original)
+                sealer.seal(file, facts, original)
                 file.flush()
                 os.fsync(file.fileno())
             self._fault("case-written")
@@ -60,8 +106,7 @@ class Quarantine:
             self._sync_folder()
         except (OSError, SealingError, ValueError) as error:
             unfinished.unlink(missing_ok=True)
-            raise SealingError(f"case {case_id} could not be written: {error}") from None
-        return name
+            raise SealingError(f"case {name.removesuffix(_SEALED)} could not be written: {error}") from None
 
     def path(self, name: str) -> Path:
         """Where the sealed file of that name lies.

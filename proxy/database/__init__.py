@@ -11,6 +11,7 @@ from proxy.database.models import (
     Lockdown,
     Note,
     Promise,
+    UnseenUpload,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "Lockdown",
     "Note",
     "Promise",
+    "UnseenUpload",
 ]

@@ -1,7 +1,8 @@
 """pict-rs's validation hook: every file that it is about to keep, whichever way it came, in rewritten bytes.
 
 The only files that pass against the verdict are those that a human has released: while the release is under
-way, or while the same upload is being stored again.
+way, or while the same upload is being stored again. What the gate has looked at and is storing by itself
+passes where nobody can look a second time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from proxy.cases.clearances import Clearances
 from proxy.cases.keeping import Keeper, Origin
 from proxy.cases.life import RELEASE_S
 from proxy.channels.looks import Look, Priority, Seen, Unseen
-from proxy.database import Case, Database, cases, ledger
+from proxy.database import Case, Database, cases, decisions, ledger
 from proxy.errors import Refusal, SealingError
 from proxy.intake.uploads import Upload, upload_of
 from proxy.internal.server import HookAnswer
@@ -81,7 +82,7 @@ class ValidationHook:
             case Verdict.BLOCK:
                 await self._note("blocked", upload, decision)
                 return HookAnswer.UNSEEN if isinstance(look, Unseen) else HookAnswer.REFUSE
-        if await self._is_released(upload, look):
+        if await self._is_released(upload, look, decision):
             return HookAnswer.KEEP
         if decision.verdict is Verdict.DEFER:  # whoever asked may ask again; nobody waits for an alias here
             return HookAnswer.UNSEEN
@@ -91,10 +92,16 @@ class ValidationHook:
                 await self._keeper.keep(upload, decision, look, origin, None)
         return HookAnswer.REFUSE
 
-    async def _is_released(self, upload: Upload, look: Look | None) -> bool:
-        """Whether this is what a human has released, being stored right now."""
+    async def _is_released(self, upload: Upload, look: Look | None, decision: Decision) -> bool:
+        """Whether this is what a human has released, being stored right now; or the gate, where nobody can
+        look: it has released nothing that is suspicious now.
+        """
         since = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
-        released = await self._database.run(cases.under_release, since=since)
+        released = [
+            case
+            for case in await self._database.run(cases.under_release, since=since)
+            if case.decided_by != decisions.GATE or decision.verdict is Verdict.DEFER
+        ]
         released += await self._database.run(cases.released_files, self._clearances.now)
         return any(case.sha256 == upload.sha256 or _is_same_picture(case, look) for case in released)
 

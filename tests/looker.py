@@ -1,0 +1,58 @@
+"""A classifier that goes away and comes back as a test says, and remembers what it was shown."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+
+from tests.fake import INFO, SEEN, Asked, Fake, Reply, json_reply
+
+HIT = {"sexual": 0.9, "minor": 0.8}
+
+
+class Looker:
+    """Gives PNG files signals.
+
+    Attributes:
+        is_there: whether it looks at all.
+        hits: SHA-256 of what has to be held.
+        poison: SHA-256 of what it fails at.
+        looks: SHA-256 of everything that it was asked about while it was there, in order.
+    """
+
+    def __init__(self, hits: Iterable[bytes] = (), *, is_there: bool = False) -> None:
+        self.is_there = is_there
+        self.hits = {sha256(content) for content in hits}
+        self.poison: set[str] = set()
+        self.looks: list[str] = []
+        self.fake = Fake(self._answer)
+        self.url = self.fake.url
+
+    def _answer(self, asked: Asked) -> Reply:
+        if not self.is_there:
+            return json_reply(503, {"error": {"code": "away", "message": "…"}})
+        if asked.method == "GET":
+            return json_reply(200, INFO)
+        digest = sha256(asked.body)
+        self.looks.append(digest)
+        if digest in self.poison:
+            return json_reply(500, {"error": {"code": "internal-error", "message": "…"}})
+        signals = HIT if digest in self.hits else SEEN["signals"]
+        return json_reply(200, {**SEEN, "signals": signals, "frames": [{"index": 0, "signals": signals}]})
+
+    def close(self) -> None:
+        """Ends it."""
+        self.fake.close()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def until(holds: Callable[[], bool], *, within_s: float = 90.0) -> None:
+    """Waits until something has come to pass."""
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end, "it has not come to pass"
+        time.sleep(0.1)
