@@ -19,6 +19,10 @@ class CaseError(GateError):
     """A case cannot do what was asked of it (wrong state, no key, gone)."""
 
 
+class StoredMeanwhile(CaseError):
+    """A case cannot be confirmed yet: pict-rs has been given its picture since it was taken away there."""
+
+
 class AliasTaken(GateError):
     """An alias was asked for that stands for another picture already."""
 

@@ -488,6 +488,10 @@ def at_once(gate: Gate) -> None:
         session.execute(update(Case).values(again_at=None))
 
 
+def imports(refusing: Refusing) -> int:
+    return sum("/internal/import" in asked.target for asked in refusing.fake.asked)
+
+
 def the_case(gate: Gate) -> Case:
     with gate.database() as database:
         return cases.listed(database)[0]
@@ -496,19 +500,21 @@ def the_case(gate: Gate) -> Case:
 def test_only_what_pict_rs_says_of_the_file_itself_makes_a_harmless_case_a_human_s(
     gate: Gate, looker: Looker, refusing: Refusing
 ) -> None:
-
-    def imports() -> int:
-        return sum("/internal/import" in asked.target for asked in refusing.fake.asked)
-
     assert gate.upload(FILE).status == 201
     refusing.refusal, looker.is_there = (500, "unknown-error"), True
     for number, refusal in enumerate(
-        [(500, "unknown-error"), (401, "invalid-api-token"), (403, "x"), (400, "failed-external-validation")],
+        [
+            (500, "unknown-error"),
+            (401, "invalid-api-token"),
+            (403, "x"),
+            (400, "failed-external-validation"),
+            (400, "duplicate-alias"),  # an earlier attempt may have got there, and shows in a moment
+        ],
         start=1,
     ):
         refusing.refusal = refusal
         at_once(gate)
-        until(lambda number=number: imports() >= number)  # type: ignore[misc]
+        until(lambda number=number: imports(refusing) >= number)  # type: ignore[misc]
         until(lambda: the_case(gate).leased_by is None)
         assert the_case(gate).state is CaseState.RELEASING and the_case(gate).tries == 0
         assert the_case(gate).decided_at is None  # a human may confirm it, and need not wait for that
@@ -529,6 +535,11 @@ def test_killed_after_the_import_what_was_confirmed_meanwhile_is_taken_back(
     gate.start({"PICTRS_GATE_FAULT": "imported"})
     assert gate.program is not None and gate.program.process.wait(60) == -9
     assert the_case(gate).state is CaseState.RELEASING and len(refusing.stored) == 1
+    refusing.refusal = (500, "unknown-error")
+    gate.start()
+    until(lambda: imports(refusing) == 2 and the_case(gate).leased_by is None)
+    # Only this attempt is over. For what the killed gate has sent a human has to wait.
+    assert the_case(gate).decided_at is not None
     with gate.database() as database, database.writing() as session:
         known = KnownHash(
             sha256=sha256(FILE),
@@ -538,7 +549,7 @@ def test_killed_after_the_import_what_was_confirmed_meanwhile_is_taken_back(
             case_id="another",
         )
         session.add(known)
-    gate.start()
+    at_once(gate)
     until(lambda: the_case(gate).state is CaseState.PENDING)
     case = the_case(gate)
     assert any(alias in target for target in refusing.deleted) and len(refusing.stored) == 1

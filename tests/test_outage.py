@@ -21,7 +21,7 @@ from tests.gate import Gate, Twin
 from tests.looker import HIT, Looker, sha256, until
 from tests.pictrs import Pictrs
 
-UPLOADS = int(os.environ.get("GATE_OUTAGE_UPLOADS", "60"))
+UPLOADS = int(os.environ.get("GATE_OUTAGE_UPLOADS", "40"))
 SEEDS = itertools.count(920_000)
 
 
@@ -162,7 +162,8 @@ def test_after_an_outage_every_upload_ends_where_it_belongs(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "point", ["backlog-looked", "imported", "backlog-settled", "case-written", "backlog-resealed"]
+    "point",
+    ["backlog-looked", "imported", "backlog-settled", "case-written", "backlog-resealed", "case-replaced"],
 )
 def test_killed_anywhere_in_the_backlog_nothing_is_lost_or_done_twice(
     started: Callable[[dict[str, object]], Gate], quick: Pictrs, looker: Looker, point: str
@@ -185,6 +186,10 @@ def test_killed_anywhere_in_the_backlog_nothing_is_lost_or_done_twice(
     for case in gate.cases():  # what the look said has outlived the crash
         opened = open_sealed(gate.folder / "cases" / f"{case['id']}.age", read_identities(gate.key))
         assert opened.facts["looked_later"]["signals"] == case["signals"] is not None
+        with pytest.raises(SealingError):
+            open_sealed(
+                gate.folder / "cases" / f"{case['id']}.age", read_identities(gate.folder / "gate.key")
+            )
     assert len(list((gate.folder / "cases").glob("*.age"))) == 2
 
 
@@ -226,7 +231,10 @@ def test_what_was_allowed_unseen_is_looked_at_and_a_hit_is_sealed_and_taken_away
     opened = open_sealed(gate.folder / "cases" / f"{case['id']}.age", read_identities(gate.key))
     assert opened.original == hit
     assert opened.facts["route"] == "POST /image" and opened.facts["uploader"]["address"] == "127.0.0.1"
+    # Two have sent it. The one whose turn it was came first, and the other one is not forgotten.
     assert opened.facts["passed_unseen"]["uploaded_sha256"] == sha256(hit)
+    (second,) = opened.facts["also_passed_unseen"]
+    assert (second["alias"], second["uploader"]["address"]) == (again["file"], "127.0.0.1")
 
     if point is None:
         gate.decide("release", case["id"])

@@ -16,7 +16,7 @@ from proxy.cases.sealing import Opened, open_sealed, read_identities
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen
 from proxy.database import Case, Database, Promise, cases, decisions, promising
-from proxy.errors import CaseError, PictrsError
+from proxy.errors import CaseError, PictrsError, StoredMeanwhile
 from proxy.faults import FaultPoint
 from proxy.intake.multipart import OutgoingFile
 from proxy.known_hashes import KnownHashes
@@ -121,7 +121,11 @@ class Decider:
         in_pictrs = case.state in (CaseState.RELEASING, CaseState.RELEASED)
         if in_pictrs or any(promise.stored_at for promise in case.promises):
             await self._take_back(case_id)  # first: whoever reads past the gate would see it
-        return await self._database.run(decisions.confirmed, case_id, by=reviewer, sha256=sha256)
+        try:
+            return await self._database.run(decisions.confirmed, case_id, by=reviewer, sha256=sha256)
+        except StoredMeanwhile:  # the gate has released it since it was read above
+            await self._take_back(case_id)
+            return await self._database.run(decisions.confirmed, case_id, by=reviewer, sha256=sha256)
 
     async def _open(self, case: Case, identity_file: Path) -> Opened:
         def work() -> Opened:
@@ -174,7 +178,9 @@ class Decider:
             # The alias is the gate's to give: whoever has it stored got it from an earlier attempt.
             if is_repeated and error.code == "duplicate-alias" and await self._pictrs.has(promise.alias):
                 return None
-            if error.code is not None and (reviewer != decisions.GATE or _is_about_the_file(error.code)):
+            if error.code is not None and (
+                reviewer != decisions.GATE or _is_about_the_file(error.code, is_repeated=is_repeated)
+            ):
                 await self._take_back(case.id, but=promise if error.code == "duplicate-alias" else None)
                 await self._database.run(
                     decisions.not_released, case.id, by=reviewer, reason=f"{error.status} {error.code}"
@@ -196,8 +202,10 @@ class Decider:
                 await self._pictrs.delete(alias)
 
 
-def _is_about_the_file(code: str) -> bool:
+def _is_about_the_file(code: str, *, is_repeated: bool) -> bool:
     """Whether pict-rs refuses this file under this alias, and always will: it is not the key, nor a pict-rs
     in need, nor its hook, whose answer may be another one the next time.
     """
+    if code == "duplicate-alias" and is_repeated:  # an earlier attempt, cut off, may be about to end there
+        return False
     return code.startswith("validate-") or code in _ABOUT_THE_FILE

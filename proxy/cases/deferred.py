@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyrage
@@ -18,6 +18,7 @@ import pyrage
 from proxy.cases.backlog import NotNow
 from proxy.cases.clearances import Clearances
 from proxy.cases.deciding import Decider
+from proxy.cases.life import RELEASE_S
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Opened, open_sealed
 from proxy.channels.lookout import Lookout
@@ -137,7 +138,7 @@ class DeferredCases:
         if decision.verdict is not Verdict.ALLOW:
             return await self._database.run(rows.suspected, item, looked), seen
         case, is_repeated = await self._database.run(rows.releasing, item, sha256=sha256, looked=looked)
-        return await self._store(case, opened, is_repeated=is_repeated, is_known=look is None), seen
+        return await self._store(item, case, opened, is_repeated=is_repeated, is_known=look is None), seen
 
     async def _release_again(self, item: Case, opened: Opened) -> Case:
         sha256 = str(opened.facts["sha256"])
@@ -146,9 +147,11 @@ class DeferredCases:
             await self._take_back(item, decision.reason)
             return await self._database.run(cases.get, item.id)
         case, is_repeated = await self._database.run(rows.releasing, item, sha256=sha256, looked=None)
-        return await self._store(case, opened, is_repeated=is_repeated, is_known=decision is not None)
+        return await self._store(item, case, opened, is_repeated=is_repeated, is_known=decision is not None)
 
-    async def _store(self, case: Case, opened: Opened, *, is_repeated: bool, is_known: bool) -> Case:
+    async def _store(
+        self, item: Case, case: Case, opened: Opened, *, is_repeated: bool, is_known: bool
+    ) -> Case:
         try:
             # What a human has released before passes the validation hook as that.
             with self._clearances.of([str(case.sha256)] if is_known else []):
@@ -158,18 +161,20 @@ class DeferredCases:
             if case.state is CaseState.PENDING:
                 log.warning("case %s is harmless, but pict-rs refuses it: %s", case.id, error.code)
                 return case
-            raise self._not_stored(error) from None
+            raise self._not_stored(item, error) from None
         self._stored += 1
         return case
 
-    def _not_stored(self, error: PictrsError) -> NotNow:
+    def _not_stored(self, item: Case, error: PictrsError) -> NotNow:
+        # An answer ends this attempt. What a killed gate sent may still be under way for as long as any.
+        young = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+        is_over = error.status is not None and (item.decided_at is None or item.decided_at < young)
         if error.code == "failed-external-validation":
             # The hook says no, or could not look. It could, where others were looked at since.
-            return NotNow(str(error), progress=("hook", self._lookout.looked))
-        is_over = error.status is not None
+            return NotNow(str(error), progress=("hook", self._lookout.looked), is_over=is_over)
         return NotNow(
             str(error),
-            again_s=_REFUSED_S if is_over else _NO_ANSWER_S,
+            again_s=_NO_ANSWER_S if error.status is None else _REFUSED_S,
             progress=("store", self._stored),
             is_over=is_over,
         )
@@ -179,7 +184,8 @@ class DeferredCases:
         try:
             await self._decider.take_back_unaided(item.id, reason)
         except PictrsError as error:
-            raise NotNow(str(error), again_s=_REFUSED_S) from None
+            # Without an answer it may be done at any later moment: not after a human has stored it anew.
+            raise NotNow(str(error), again_s=_REFUSED_S, is_over=error.status is not None) from None
 
 
 class Resealer:
@@ -193,13 +199,18 @@ class Resealer:
 
         Raises:
             SealingError: it could not be written; the former file stays.
-            CaseError: it is not the caller's any more.
+            CaseError: it is not the caller's any more; the former file stays.
         """
         now = datetime.now(UTC).isoformat()
         facts = {**opened.facts, "looked_later": {**seen, "at": now}, "resealed_at": now}
-        size = await asyncio.to_thread(self._quarantine.reseal, case.file, facts, opened.original)
+        new = await asyncio.to_thread(self._quarantine.seal_beside, case.file, facts, opened.original)
         self._fault("backlog-resealed")
-        await self._database.run(rows.resealed, case, size=size)
+        try:
+            await self._database.run(
+                rows.resealed, case, replace=lambda: self._quarantine.replace(case.file, new)
+            )
+        finally:
+            new.unlink(missing_ok=True)
 
     async def lease(self, lease: Lease) -> Case | None:
         """See `Queue.lease`."""
@@ -213,7 +224,7 @@ class Resealer:
         except Unreadable as error:
             if not error.is_for_others:
                 raise NotNow(str(error), again_s=_DAMAGED_S) from None
-            await self._database.run(rows.resealed, item, size=None)
+            await self._database.run(rows.resealed, item, replace=None)
 
     async def give_up(self, item: Case, reason: str) -> None:
         """See `Queue.give_up`: there is nothing to give up."""

@@ -65,21 +65,39 @@ class Quarantine:
             raise SealingError(f"case {case_id} could not be written: the gate has no key of its own here")
         sealer = self._with_gate if gate_reads and self._with_gate else self._sealer
         name = case_id + _SEALED
-        self._write(name, case_id + _UNFINISHED, sealer, facts, original)
+        self.replace(name, self._written(case_id, sealer, facts, original))
         return name
 
-    def reseal(self, name: str, facts: Mapping[str, Any], original: bytes) -> int:
-        """Puts a file that is sealed to the reviewers alone in the place of the one of that name.
+    def seal_beside(self, name: str, facts: Mapping[str, Any], original: bytes) -> Path:
+        """Writes a file, sealed to the reviewers alone, that may take the place of the one of that name.
 
         Returns:
-            Bytes of the new one.
+            Where it lies, for `replace`; it is on the disk.
 
         Raises:
-            SealingError: it could not be written; the former one stays.
+            SealingError: it could not be written; nothing is left behind.
         """
-        unfinished = f"{name.removesuffix(_SEALED)}-{secrets.token_hex(4)}{_UNFINISHED}"
-        self._write(self.path(name).name, unfinished, self._sealer, facts, original)
-        return self.path(name).stat().st_size
+        beside = f"{self.path(name).stem}-{secrets.token_hex(4)}"
+        return self._written(beside, self._sealer, facts, original)
+
+    def replace(self, name: str, new: Path) -> int:
+        """Puts a file in the place of the one of that name, if there is one; durable on return.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            SealingError: it could not be done, and `new` is gone.
+        """
+        try:
+            size = new.stat().st_size
+            new.rename(self.path(name))
+            self._sync_folder()
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise SealingError(f"case {name.removesuffix(_SEALED)} could not be written: {error}") from None
+        self._fault("case-replaced")
+        return size
 
     def size(self, name: str) -> int:
         """Bytes of a sealed file.
@@ -92,21 +110,18 @@ class Quarantine:
         except OSError as error:
             raise SealingError(f"{name}: {error.strerror}") from None
 
-    def _write(
-        self, name: str, temporary: str, sealer: Sealer, facts: Mapping[str, Any], original: bytes
-    ) -> None:
-        unfinished = self._folder / temporary
+    def _written(self, stem: str, sealer: Sealer, facts: Mapping[str, Any], original: bytes) -> Path:
+        unfinished = self._folder / (stem + _UNFINISHED)
         try:
             with open(unfinished, "xb", opener=_private) as file:
                 sealer.seal(file, facts, original)
                 file.flush()
                 os.fsync(file.fileno())
             self._fault("case-written")
-            unfinished.rename(self._folder / name)
-            self._sync_folder()
         except (OSError, SealingError, ValueError) as error:
             unfinished.unlink(missing_ok=True)
-            raise SealingError(f"case {name.removesuffix(_SEALED)} could not be written: {error}") from None
+            raise SealingError(f"case {stem} could not be written: {error}") from None
+        return unfinished
 
     def path(self, name: str) -> Path:
         """Where the sealed file of that name lies.

@@ -7,6 +7,7 @@ from pict-rs. At no moment is it in neither place.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyrage
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError
 
 from proxy.aliases import alias_key, make_delete_token
 from proxy.cases import placeholder
@@ -25,8 +26,8 @@ from proxy.cases.sealing import Sealer, open_facts
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import Look, Priority, Seen, Unseen
 from proxy.database import Case, Database, Promise, UnseenUpload, cases
-from proxy.database import backlog as rows
-from proxy.database.backlog import Lease
+from proxy.database import unseen as rows
+from proxy.database.backlog import Lease, lease_unseen
 from proxy.errors import PictrsError, Refusal, SealingError, Unreadable
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget
@@ -78,7 +79,7 @@ class Noting:
 
         try:
             await asyncio.to_thread(work)
-        except (SQLAlchemyError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 — the border: whatever it is, nothing stays there unnoted
             for entry in stored:
                 if isinstance(entry, Mapping) and "file" in entry:
                     await self._pictrs.delete(str(entry["file"]))
@@ -132,7 +133,7 @@ class UnseenUploads:
 
     async def lease(self, lease: Lease) -> UnseenUpload | None:
         """See `Queue.lease`."""
-        return await self._database.run(rows.lease_unseen, lease)
+        return await self._database.run(lease_unseen, lease)
 
     async def settle(self, item: UnseenUpload) -> None:
         """See `Queue.settle`."""
@@ -162,7 +163,7 @@ class UnseenUploads:
         except PictrsError as error:
             if error.status != 404:
                 raise
-            await self._database.run(rows.seen_since, item, act="gone unseen", facts={})
+            await self._database.run(rows.gone_since, item, alias_key=alias_key(item.alias))
             return False
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
         try:
@@ -181,16 +182,14 @@ class UnseenUploads:
         self._fault("unseen-looked")
         log.info("passed unseen, looked at: verdict=%s reason=%r", decision.verdict, decision.reason)
         if decision.verdict is Verdict.ALLOW:
-            await self._database.run(
-                rows.seen_since, item, act="seen since", facts={"reason": decision.reason}
-            )
+            await self._database.run(rows.seen_since, item, reason=decision.reason)
             return False
         await self._hold(item, upload, look, decision)
         return True
 
     async def _hold(self, item: UnseenUpload, upload: Upload, look: Look | None, decision: Decision) -> None:
         """Makes a case of what pict-rs has, which stands at all its aliases."""
-        known = self._facts(item)
+        known = facts_of(item, self._identities)
         upload = Upload(
             upload.content,
             upload.sha256,
@@ -198,21 +197,28 @@ class UnseenUploads:
             str(known.get("file_name") or ""),
             known.get("declared_type"),
         )
-        origin = Origin(str(known.get("route")), known.get("arguments") or [], known.get("uploader") or {})
-        passed = {
-            "at": item.created_at.isoformat(),
-            "uploaded_sha256": item.sha256,
-            "alias": item.alias,
-        }
+        origin = Origin(
+            str(known.get("route") or ""), known.get("arguments") or [], known.get("uploader") or {}
+        )
+        passed = _passed(item)
         promises = await self._promises(item, upload, look)
         if all(promise.alias != item.alias for promise in promises):
             raise NotNow("its alias has just become a case's", again_s=_PICTRS_S)
         held = Decision(Verdict.HOLD, decision.reason, decision.rule)
+        # Others have sent the very same picture: it is one case, and says who they were.
+        others = await self._database.run(rows.same_picture, item, [promise.alias for promise in promises])
 
         def record(case: Case, facts: dict[str, Any]) -> None:
-            rows.held_since(self._database, item, case, facts={**facts, "passed_unseen": passed})
+            noted = {**facts, "passed_unseen": passed}
+            rows.held_since(self._database, item, case, others=others, facts=noted)
 
-        facts = {"passed_unseen": passed, "looked_later": look_facts(decision, look)}
+        facts = {
+            "passed_unseen": {**passed, **known},
+            "also_passed_unseen": [
+                {**_passed(other), **facts_of(other, self._identities)} for other in others
+            ],
+            "looked_later": look_facts(decision, look),
+        }
         try:
             item.case_id = await self._keeper.keep_stored(
                 upload, held, look, origin, promises=promises, facts=facts, record=record
@@ -249,13 +255,6 @@ class UnseenUploads:
             if keys[alias] not in taken
         ]
 
-    def _facts(self, item: UnseenUpload) -> Mapping[str, Any]:
-        try:
-            return open_facts(item.facts, self._identities)
-        except Unreadable as error:  # the picture is what matters
-            log.error("upload %s: %s", item.number, error)
-            return {}
-
     async def _take_away(self, item: UnseenUpload) -> None:
         """Takes a held picture away from pict-rs, and sees that it has gone."""
         case = await self._database.run(cases.get, str(item.case_id))
@@ -270,3 +269,16 @@ class UnseenUploads:
                 await asyncio.sleep(_GLANCE_S)
         await self._database.run(rows.taken_away, item)
         log.warning("case %s had passed unseen; it is sealed, and pict-rs has it no more", case.id)
+
+
+def facts_of(item: UnseenUpload, identities: Sequence[pyrage.x25519.Identity]) -> Mapping[str, Any]:
+    """Who sent an upload and how; `sealed`, in base64, where the gate cannot open it and a reviewer can."""
+    try:
+        return open_facts(item.facts, identities)
+    except Unreadable as error:
+        log.error("upload %s: %s", item.number, error)
+        return {"sealed": base64.b64encode(item.facts).decode()}
+
+
+def _passed(item: UnseenUpload) -> dict[str, Any]:
+    return {"at": item.created_at.isoformat(), "uploaded_sha256": item.sha256, "alias": item.alias}

@@ -6,7 +6,7 @@ So two gates never do the same thing twice, and what a killed gate had in hand i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from proxy.cases.life import Act, Actor, CaseState
 from proxy.database import ledger
 from proxy.database.decisions import GATE, allowed, begin_release, move
 from proxy.database.engine import Database
-from proxy.database.models import Case, Promise, UnseenUpload
+from proxy.database.models import Case, UnseenUpload
 from proxy.errors import CaseError
 
 _LONGEST_S = 3600.0  # until something is tried again
@@ -163,7 +163,7 @@ def _key(item: Case | UnseenUpload) -> str | int:
     return item.id if isinstance(item, Case) else item.number
 
 
-def _own(session: Session, item: Item) -> Item:
+def own(session: Session, item: Item) -> Item:
     """What was leased, as it is now.
 
     Raises:
@@ -187,7 +187,7 @@ def suspected(database: Database, leased: Case, looked: Looked) -> Case:
         CaseError: it is not the caller's any more, or a human has decided it.
     """
     with database.writing() as session:
-        case = _own(session, leased)
+        case = own(session, leased)
         to = allowed(case, Act.SUSPECT, Actor.GATE)
         _note(case, looked)
         facts = {"reason": case.reason, "signals": case.signals, "ensemble": case.ensemble}
@@ -209,7 +209,7 @@ def releasing(database: Database, leased: Case, *, sha256: str, looked: Looked |
         CaseError: it is not the caller's any more, a human has decided it, or the same file was confirmed.
     """
     with database.writing() as session:
-        case = _own(session, leased)
+        case = own(session, leased)
         if looked is not None:
             _note(case, looked)
         is_repeated = begin_release(session, case, by=GATE, sha256=sha256)
@@ -223,126 +223,45 @@ def taking_back(database: Database, leased: Case) -> None:
         CaseError: it is not the caller's any more, or a human's.
     """
     with database.writing() as session:
-        case = _own(session, leased)
+        case = own(session, leased)
         if not _is_released_by_gate(case):
             raise CaseError(f"{case.id}: is {case.state} by {case.decided_by}")
         case.decided_at = datetime.now(UTC)
 
 
-def resealed(database: Database, leased: Case, *, size: int | None) -> None:
+def resealed(database: Database, leased: Case, *, replace: Callable[[], int] | None) -> None:
     """The file of a case is for the reviewers alone from now on.
 
     Args:
-        size: bytes of the new file; None where it was for them alone already.
+        replace: puts the new file in the place of the former one, and says how many bytes it has. Called
+            while nobody else can change the case, so that no late file takes the place of another one, or of
+            what was deleted. None where the file was for the reviewers alone already.
 
     Raises:
-        CaseError: it is not the caller's any more.
+        CaseError: it is not the caller's any more; nothing was replaced.
     """
     with database.writing() as session:
-        case = _own(session, leased)
+        case = own(session, leased)
+        if case.state is CaseState.EXPIRED:
+            raise CaseError(f"{case.id}: is {case.state}")
+        facts = {} if replace is not None else {"found": True}
+        size = replace() if replace is not None else None
         if size is not None and case.sealed_size is not None:
             case.sealed_size = size
         case.gate_reads, case.tries = False, 0
-        facts = {} if size is not None else {"found": True}
         ledger.append(session, "resealed", actor=GATE, case_id=case.id, facts=facts)
 
 
 def _note(case: Case, looked: Looked) -> None:
-    case.reason, case.rule = looked.reason[:500], looked.rule
-    case.signals, case.ensemble = looked.signals or case.signals, looked.ensemble or case.ensemble
+    case.reason, case.rule = looked.reason[:500], looked.rule and looked.rule[:200]
+    case.signals = looked.signals or case.signals
+    case.ensemble = looked.ensemble[:200] if looked.ensemble else case.ensemble
     if looked.pdq is not None:
         case.pdq, case.pdq_quality = looked.pdq, looked.pdq_quality
 
 
 def _is_released_by_gate(case: Case) -> bool:
     return case.state is CaseState.RELEASING and case.decided_by == GATE
-
-
-# --- uploads that passed unseen ---
-
-
-def passed_unseen(database: Database, uploads: Sequence[UnseenUpload]) -> None:
-    """Notes uploads that are stored although nobody has looked."""
-    with database.writing() as session:
-        session.add_all(uploads)
-
-
-def still_unseen(database: Database, leased: UnseenUpload) -> None:
-    """
-    Raises:
-        CaseError: an upload has nothing to be done about it any more, or is not the caller's.
-    """
-    with database.reading() as session:
-        _own(session, leased)
-
-
-def seen_since(database: Database, leased: UnseenUpload, *, act: str, facts: dict[str, Any]) -> None:
-    """Nothing has to become of an upload that passed unseen.
-
-    Raises:
-        CaseError: it is not the caller's any more.
-    """
-    with database.writing() as session:
-        upload = _own(session, leased)
-        upload.done_at, upload.facts = datetime.now(UTC), b""
-        facts = {"sha256": upload.sha256, "alias": upload.alias, **facts}
-        ledger.append(session, act, actor=GATE, case_id=upload.case_id, facts=facts)
-
-
-def held_since(database: Database, leased: UnseenUpload, case: Case, *, facts: dict[str, Any]) -> None:
-    """An upload that passed unseen is a case now, which stands at its aliases; pict-rs has it still.
-
-    Args:
-        case: new, with its promises, which are stored.
-
-    Raises:
-        CaseError: it is not the caller's any more.
-        IntegrityError: one of the aliases stands for a case already.
-    """
-    with database.writing() as session:
-        upload = _own(session, leased)
-        session.add(case)
-        session.flush()
-        upload.case_id = case.id
-        # Other uploads of the very same picture are part of the same case.
-        others = select(UnseenUpload).where(
-            UnseenUpload.alias.in_([promise.alias for promise in case.promises]),
-            UnseenUpload.number != upload.number,
-            UnseenUpload.done_at.is_(None),
-        )
-        for other in session.scalars(others):
-            other.case_id, other.done_at, other.facts = case.id, datetime.now(UTC), b""
-        ledger.append(session, case.state.value, actor=GATE, case_id=case.id, facts=facts)
-
-
-def taken_away(database: Database, leased: UnseenUpload) -> None:
-    """pict-rs does not have the picture of a held upload any more.
-
-    Raises:
-        CaseError: it is not the caller's any more.
-    """
-    with database.writing() as session:
-        upload = _own(session, leased)
-        upload.done_at, upload.facts = datetime.now(UTC), b""
-        case = session.get_one(Case, upload.case_id)
-        for promise in case.promises:
-            promise.stored_at = promise.stored_token = None
-        ledger.append(session, "taken from pict-rs", actor=GATE, case_id=case.id)
-
-
-def promised(database: Database, aliases: Sequence[bytes]) -> set[bytes]:
-    """Those of some alias keys that stand for a case already."""
-    with database.reading() as session:
-        return set(session.scalars(select(Promise.alias_key).where(Promise.alias_key.in_(aliases))))
-
-
-def tokens(database: Database, aliases: Sequence[str]) -> dict[str, str]:
-    """The delete tokens of those of some aliases that passed unseen and are not done with."""
-    query = select(UnseenUpload.alias, UnseenUpload.delete_token).where(
-        UnseenUpload.alias.in_(aliases), UnseenUpload.done_at.is_(None)
-    )
-    with database.reading() as session:
-        return {row.alias: row.delete_token for row in session.execute(query)}
 
 
 # --- what an operator asks ---

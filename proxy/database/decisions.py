@@ -14,7 +14,7 @@ from proxy.cases.life import RELEASE_S, Act, Actor, CaseState, Standing
 from proxy.database import cases, ledger
 from proxy.database.engine import Database
 from proxy.database.models import Case, KnownHash, UnseenUpload
-from proxy.errors import CaseError
+from proxy.errors import CaseError, StoredMeanwhile
 
 GATE = "gate"  # in `decided_by` and in the ledger, where no human was; no reviewer may have that name
 
@@ -121,11 +121,14 @@ def confirmed(database: Database, case_id: str, *, by: str, sha256: str) -> Case
         sha256: of the original; an adopted case learns it here.
 
     Raises:
+        StoredMeanwhile: pict-rs has it; take it away there first, then ask again.
         CaseError: it is decided already, or being released.
     """
     with database.writing() as session:
         case = session.get_one(Case, case_id)
         to = allowed(case, Act.CONFIRM, actor_of(by))
+        if any(promise.stored_at for promise in case.promises):
+            raise StoredMeanwhile(f"{case_id}: has just been stored in pict-rs; try again")
         case.sha256 = sha256
         move(session, case, to, by, _facts(case))
         for one in {sha256, *(upload.sha256 for upload in _passed_unseen(session, case))}:

@@ -9,6 +9,7 @@ revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+is_additive = True  # new tables, columns and indexes only: older gates go on working beside it
 
 
 def upgrade() -> None:
