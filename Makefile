@@ -33,7 +33,7 @@ fuzz-classifier: .venv/made
 	GATE_FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/pytest -n0 -s tests/test_classifier_corpus.py --timeout 0 $(ARGS)
 
 outage: .venv/made
-	GATE_OUTAGE_UPLOADS=500 .venv/bin/pytest -n0 tests/test_outage.py --timeout 0 -k every_upload $(ARGS)
+	GATE_OUTAGE_UPLOADS=500 .venv/bin/pytest -n0 -s tests/test_outage.py --timeout 0 -k every_upload $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from sqlalchemy import update
 
 from proxy.cases.backlog import Backlog, NotNow, Pace
@@ -35,10 +37,10 @@ from proxy.metrics import Metrics
 from proxy.policy import Decision, Verdict
 from proxy.server.fetches import HookWatch
 from tests import pictures
-from tests.client import get
+from tests.client import get, send
 from tests.fake import Asked, Fake, Reply, json_reply
 from tests.gate import Gate
-from tests.looker import Looker, sha256, until
+from tests.looker import Looker, pixels, sha256, until
 
 FILE = pictures.png((64, 48), seed=910_000)
 QUICK = Pace(lease_s=5, again_s=0.01, most_tries=3, idle_s=0.01, longest_pause_s=0.02)
@@ -451,6 +453,7 @@ class Refusing:
 
     def __init__(self) -> None:
         self.refusal: tuple[int, str] | None = None
+        self.asks: Callable[[], int] = lambda: 200  # its hook, for a status
         self.stored: list[str] = []
         self.deleted: list[str] = []
         self.fake = Fake(self._answer)
@@ -459,6 +462,8 @@ class Refusing:
         if asked.target.startswith("/internal/import"):
             if self.refusal is not None:
                 return json_reply(self.refusal[0], {"code": self.refusal[1], "msg": "…"})
+            if self.asks() != 200:
+                return json_reply(400, {"code": "failed-external-validation", "msg": "…"})
             self.stored.append(hashlib.sha256(asked.body).hexdigest())
             return json_reply(201, {"files": [{"file": "x", "delete_token": "t"}], "msg": "ok"})
         if asked.target.startswith("/internal/delete"):
@@ -524,6 +529,29 @@ def test_only_what_pict_rs_says_of_the_file_itself_makes_a_harmless_case_a_human
     until(lambda: the_case(gate).state is CaseState.PENDING)
     assert "validate-width" in str(gate.ledger()[-2].facts) + str(gate.ledger()[-1].facts)
     assert refusing.deleted and refusing.stored == []
+
+
+def test_what_a_human_has_released_before_passes_the_hook_when_the_gate_stores_it(
+    gate: Gate, looker: Looker, refusing: Refusing
+) -> None:
+    rewritten = pictures.encode(Image.open(io.BytesIO(FILE)), "PNG", compress_level=1)
+    looker.hits = {pixels(FILE)}
+    assert gate.upload(FILE).status == 201
+    before = a_case(9, state=CaseState.RELEASED, decided_by="ann", gate_reads=False)
+    before.pdq, before.pdq_quality = pixels(FILE), 100
+    allowed = KnownHash(sha256=before.sha256, verdict="allow", added_at=datetime.now(UTC), added_by="ann")
+    with gate.database() as database, database.writing() as session:
+        session.add_all([before, allowed])
+
+    def hook() -> int:
+        headers = {"Content-Type": "image/png"}
+        return send(gate.internal_url, "POST", "/validate", headers=headers, body=rewritten).status
+
+    refusing.asks = hook
+    looker.is_there = True
+    until(lambda: the_case(gate).state is not CaseState.DEFERRED and the_case(gate).leased_by is None)
+    assert the_case(gate).state is CaseState.RELEASED
+    assert sha256(rewritten) in looker.looks and hook() == 406  # on no other occasion
 
 
 def test_killed_after_the_import_what_was_confirmed_meanwhile_is_taken_back(
