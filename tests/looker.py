@@ -62,9 +62,9 @@ def pixels(content: bytes) -> str:
         return sha256(repr(image.size).encode() + image.convert("RGB").tobytes())
 
 
-def until(holds: Callable[[], bool], *, within_s: float = 90.0) -> None:
+def until(holds: Callable[[], bool], *, within_s: float = 90.0, every_s: float = 0.1) -> None:
     """Waits until something has come to pass."""
     end = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < end, "it has not come to pass"
-        time.sleep(0.1)
+        time.sleep(every_s)

@@ -121,7 +121,7 @@ def shows(url: str, alias: str, content: bytes) -> bool:
     return answer.status == 200 and pixels(answer.body) == pixels(content)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300 + 4 * UPLOADS)
 def test_after_an_outage_every_upload_ends_where_it_belongs(
     started: Callable[..., Gate], quick: Pictrs, looker: Looker
 ) -> None:
@@ -144,7 +144,7 @@ def test_after_an_outage_every_upload_ends_where_it_belongs(
         gate.program.kill()  # whatever it has in hand
         gate.start()
         expected = {"released": UPLOADS - len(hits), "pending": len(hits)}
-        until(lambda: states(gate) == expected, within_s=UPLOADS + 90)
+        until(lambda: states(gate) == expected, within_s=2 * UPLOADS + 90, every_s=UPLOADS / 250)
         settled_s = time.monotonic() - began
         until(lambda: resealed(gate) == UPLOADS)
     finally:

@@ -16,7 +16,7 @@ from proxy.cases.life import CaseState
 from proxy.cases.sealing import Sealer, read_identities, write_new_identity
 from proxy.cases.unseen import Noting, facts_of
 from proxy.database import Case, Database, Promise, UnseenUpload, backlog, cases, ledger, unseen
-from proxy.errors import SealingError
+from proxy.errors import CaseError, SealingError
 from proxy.intake.uploads import upload_of
 from tests import pictures
 from tests.looker import sha256
@@ -111,6 +111,19 @@ def test_who_sent_a_file_into_a_case_that_has_just_been_made_stays_with_the_case
 def cased(upload: UnseenUpload, case: Case) -> UnseenUpload:
     upload.case_id = case.id
     return upload
+
+
+def test_only_whoever_has_the_lease_goes_on(database: Database) -> None:
+    noted(database)
+    first = leased(database)
+    unseen.still_unseen(database, first)
+    backlog.forget_leases(database, "a gate")
+    second = leased(database)
+    with pytest.raises(CaseError, match="another gate has it"):
+        unseen.still_unseen(database, first)
+    unseen.seen_since(database, second, reason="no rule matched")
+    with pytest.raises(CaseError, match="done with"):
+        unseen.still_unseen(database, second)
 
 
 def test_of_what_a_user_has_deleted_before_anybody_looked_nothing_stays_but_the_ledger(

@@ -163,13 +163,16 @@ def _key(item: Case | UnseenUpload) -> str | int:
     return item.id if isinstance(item, Case) else item.number
 
 
-def own(session: Session, item: Item) -> Item:
+def own(session: Session, item: Item, *, reads: bool = False) -> Item:
     """What was leased, as it is now.
+
+    Args:
+        reads: whether the session is one that only reads, and so locks nothing.
 
     Raises:
         CaseError: it is not the caller's any more.
     """
-    kept = session.get_one(type(item), _key(item), with_for_update=True)
+    kept = session.get_one(type(item), _key(item), with_for_update=None if reads else True)
     if (kept.leased_by, kept.leased_until) != (item.leased_by, item.leased_until):
         raise CaseError(f"{_key(item)}: another gate has it by now")
     if isinstance(kept, UnseenUpload) and kept.done_at is not None:

@@ -30,7 +30,7 @@ def still_unseen(database: Database, leased: UnseenUpload) -> None:
         CaseError: an upload has nothing to be done about it any more, or is not the caller's.
     """
     with database.reading() as session:
-        own(session, leased)
+        own(session, leased, reads=True)
 
 
 def seen_since(database: Database, leased: UnseenUpload, *, reason: str) -> None:
