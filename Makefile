@@ -5,6 +5,7 @@
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
 #   make crash [KILLS=200]           gates die at every named point, again and again, and lose nothing; some 10 minutes
+#   make outage                      500 uploads while the classifier is away, and what becomes of them
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make bench-cases [ARGS=--json]   what holding an upload costs beside the disk's fsync, lists of 100 000 cases; 1 minute
@@ -19,7 +20,7 @@ CONSTRAINTS = .ci/constraints.txt
 # Compiled files are kept even where the machine's environment says otherwise: programs start sooner with them.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test fuzz fuzz-classifier crash bench bench-classifier bench-cases bench-memory pict-rs lint format clean
+.PHONY: demo test outage fuzz fuzz-classifier crash bench bench-classifier bench-cases bench-memory pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
@@ -41,6 +42,9 @@ KILLS ?= 200
 crash: .venv/made
 	.ci/packages.sh postgres:postgresql
 	GATE_CRASH_KILLS=$(KILLS) GATE_CRASH_SEED=$${SEED:-$$(date +%s)} .venv/bin/pytest -n0 -s tests/test_crashes.py --timeout 0 $(ARGS)
+
+outage: .venv/made
+	GATE_OUTAGE_UPLOADS=500 .venv/bin/pytest -n0 -s tests/test_outage.py --timeout 0 -k every_upload $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import pyrage
 from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import faults, process
+from proxy.cases.backlog import Backlog
 from proxy.cases.clearances import Clearances
+from proxy.cases.deciding import Decider
+from proxy.cases.deferred import DeferredCases, Opener, Resealer
 from proxy.cases.keeping import Keeper, adopt_orphans, note_sizes
 from proxy.cases.placeholder import Placeholders
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.quota import Limits, Quota
 from proxy.cases.retention import Retention
-from proxy.cases.sealing import Sealer
+from proxy.cases.sealing import Sealer, gate_identities
+from proxy.cases.unseen import Noting, UnseenUploads
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import Channel
@@ -30,6 +36,7 @@ from proxy.channels.worker import Workers
 from proxy.config import ClassifierSection, Config
 from proxy.database import Database, cases, room
 from proxy.database.retention import Periods
+from proxy.errors import ConfigError, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget
 from proxy.intake.fetching import Fetcher, FetchLimits, Reach
@@ -86,10 +93,13 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(config: Config, *, database_s: float | None = None) -> AsyncIterator[Parts]:
+async def parts(
+    config: Config, *, gate: Sequence[pyrage.x25519.Identity] = (), database_s: float | None = None
+) -> AsyncIterator[Parts]:
     """Builds the parts, and gives back what they hold.
 
     Args:
+        gate: the running gate's own key, for what it defers.
         database_s: seconds for whatever the database is asked; None where nobody waits for an answer.
 
     Raises:
@@ -98,7 +108,12 @@ async def parts(config: Config, *, database_s: float | None = None) -> AsyncIter
     metrics, fault = Metrics(), faults.from_environment()
     policy = policy_of(config)
     contexts = [_context(index, section) for index, section in enumerate(config.classifiers)]
-    quarantine = Quarantine(config.cases.folder, Sealer(config.cases.recipients), fault)
+    quarantine = Quarantine(
+        config.cases.folder,
+        Sealer(config.cases.recipients),
+        fault,
+        with_gate=_sealer_with(gate, config) if gate else None,
+    )
     database = Database(
         config.database.url, password=config.database.password, within_s=database_s, fault=fault
     )
@@ -131,8 +146,9 @@ async def serve(config: Config) -> None:
     """
     process.allow_open_files(config.server.connections + _OTHER_FILES)
     process.give_back_large_buffers()
+    gate_key = _gate_key(config)
     async with (
-        parts(config, database_s=_DATABASE_S) as made,
+        parts(config, gate=gate_key, database_s=_DATABASE_S) as made,
         bookkeeping(config, made.database, made.metrics) as allows,
     ):
         await made.lookout.check()
@@ -158,7 +174,10 @@ async def serve(config: Config) -> None:
         )
         await made.database.run(note_sizes, made.quarantine)
         await quota.count()  # before anything is let in
-        gateway = _gateway(made, keeper, placeholders, fetcher, judge, clearances, watch, uploaders)
+        noting = Noting(made.database, _sealer_with(gate_key, config), made.pictrs)
+        gateway = _gateway(
+            *(made, keeper, noting, placeholders, fetcher, judge, clearances, watch, uploaders)
+        )
         hook = ValidationHook(
             judge=judge,
             keeper=keeper,
@@ -203,6 +222,7 @@ async def serve(config: Config) -> None:
             ),
         ]
         started: list[Listener | InternalListener] = []
+        backlog = _backlog(made, gate_key, keeper, judge, clearances, lockdown)
         background = [asyncio.create_task(work) for work in (_adopt(made), quota.watch(), lockdown.watch())]
         if config.retention.enabled:
             retention = Retention(made.database, made.quarantine, periods_of(config), made.fault)
@@ -212,17 +232,17 @@ async def serve(config: Config) -> None:
                 host, port = await listener.start()
                 started.append(listener)
                 log.info("%s listens on %s port %s", listener.name, host, port)
+            # Only now: a second gate that was started by mistake has ended before it takes anything.
+            background.append(asyncio.create_task(backlog.run()))
             process.keep_what_is_built()
             await _told_to_stop()
             log.info("stopping: no new requests, those under way end")
         finally:
-            for listener in reversed(started):
-                await listener.stop()
             for task in background:
                 task.cancel()
-            for task in background:
-                with suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*background, return_exceptions=True)
+            for listener in reversed(started):
+                await listener.stop()
             keeper.close()
             placeholders.close()
             await fetcher.close()
@@ -231,6 +251,7 @@ async def serve(config: Config) -> None:
 def _gateway(
     made: Parts,
     keeper: Keeper,
+    noting: Noting,
     placeholders: Placeholders,
     fetcher: Fetcher,
     judge: Judge,
@@ -260,6 +281,7 @@ def _gateway(
         large=large,
         judge=judge,
         keeper=keeper,
+        noting=noting,
         uploaders=uploaders,
         clearances=clearances,
         database=database,
@@ -294,6 +316,55 @@ def _gateway(
     )
 
 
+def _backlog(
+    made: Parts,
+    gate_key: Sequence[pyrage.x25519.Identity],
+    keeper: Keeper,
+    judge: Judge,
+    clearances: Clearances,
+    lockdown: Lockdowns,
+) -> Backlog:
+    """What nobody could look at, looked at later."""
+    largest_bytes = made.config.pictrs.max_file_size_mb * _MEGABYTE
+    memory = Budget(2 * largest_bytes + 8 * _MEGABYTE)
+    opener = Opener(made.quarantine, gate_key, memory)
+    resealer = Resealer(made.database, made.quarantine, opener, made.fault)
+    deferred = DeferredCases(
+        database=made.database,
+        opener=opener,
+        resealer=resealer,
+        judge=judge,
+        known=made.known,
+        lookout=made.lookout,
+        decider=Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault),
+        clearances=clearances,
+        fault=made.fault,
+    )
+    unseen = UnseenUploads(
+        database=made.database,
+        identities=gate_key,
+        memory=memory,
+        largest_bytes=largest_bytes,
+        judge=judge,
+        known=made.known,
+        lookout=made.lookout,
+        keeper=keeper,
+        pictrs=made.pictrs,
+        fault=made.fault,
+    )
+    return Backlog(
+        made.database,
+        made.lookout,
+        made.metrics,
+        # Few, because each takes a look that an upload might want. One begins with what everybody can see
+        # already, the other one with what nobody sees yet.
+        workers=[[unseen, deferred], [deferred, unseen]],
+        sweeper=resealer,
+        owner=f"{socket.gethostname()} {made.config.server.listen}"[:200],
+        pause=lockdown.is_on,
+    )
+
+
 def _context(index: int, section: ClassifierSection) -> ssl.SSLContext | None:
     return client_context(
         f"classifiers.{index}",
@@ -316,6 +387,18 @@ def _channel(section: ClassifierSection, context: ssl.SSLContext | None) -> Chan
     if section.kind == "fedi-safety":
         return PopChannel(_token(section))
     return HttpChannel(section.url or "", _token(section) or None, context)
+
+
+def _gate_key(config: Config) -> list[pyrage.x25519.Identity]:
+    try:
+        return gate_identities(config.cases.gate_identity_file)
+    except SealingError as error:
+        raise ConfigError(f"cases.gate_identity_file: {error}") from None
+
+
+def _sealer_with(gate_key: Sequence[pyrage.x25519.Identity], config: Config) -> Sealer:
+    """Seals to the reviewers and the gate itself."""
+    return Sealer([*config.cases.recipients, *(str(key.to_public()) for key in gate_key)])
 
 
 def _token(section: ClassifierSection) -> str:

@@ -20,6 +20,7 @@ from proxy.commands import (
     ledger,
     lockdown,
     migrate,
+    queue,
     retention,
     review,
     serve,
@@ -29,7 +30,7 @@ from proxy.commands import (
 from proxy.database.dialects import in_words
 from proxy.errors import GateError
 
-_COMMANDS = (serve, migrate, doctor, keys, review, lockdown, retention, hashes, ledger, backfill)
+_COMMANDS = (serve, migrate, doctor, keys, review, queue, lockdown, retention, hashes, ledger, backfill)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -327,6 +327,16 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _allowing_unseen_needs_key(self) -> Self:
+        key_is_set = self.pictrs.api_key or self.pictrs.api_key_file
+        if self.policy.on_unavailable == "allow" and not key_is_set:
+            raise ValueError(
+                "policy.on_unavailable: 'allow' needs pictrs.api_key or pictrs.api_key_file, because what "
+                "turns out a hit later is taken away from pict-rs; set the key, or on_unavailable = 'defer'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _validation_needs_the_hook(self) -> Self:
         for key in ("downloads", "proxied"):
             if getattr(self.fetching, key) != "validate":

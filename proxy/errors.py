@@ -23,6 +23,10 @@ class HashesError(GateError):
     """A list of hashes cannot be read, or is not there. The message names file and line, never the hash."""
 
 
+class StoredMeanwhile(CaseError):
+    """A case cannot be confirmed yet: pict-rs has been given its picture since it was taken away there."""
+
+
 class AliasTaken(GateError):
     """An alias was asked for that stands for another picture already."""
 
@@ -37,6 +41,18 @@ class LedgerError(GateError):
 
 class NoRoom(SealingError):
     """The quarantine may not take one more case now; see `proxy.cases.quota`."""
+
+
+class Unreadable(SealingError):
+    """A sealed file is damaged, or sealed to other keys: to try again is of no use.
+
+    Attributes:
+        is_for_others: whether it is sealed to other keys.
+    """
+
+    def __init__(self, message: str, *, is_for_others: bool) -> None:
+        super().__init__(message)
+        self.is_for_others = is_for_others
 
 
 class PictrsError(GateError):

@@ -49,6 +49,17 @@ class Metrics:
             ["classifier"],
             registry=self.registry,
         )
+        self.backlog = Gauge(
+            "pictrs_gate_backlog",
+            "What waits until somebody can look: deferred cases, and uploads that passed unseen.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.backlog_oldest_seconds = Gauge(
+            "pictrs_gate_backlog_oldest_seconds",
+            "Since when the oldest of it waits.",
+            registry=self.registry,
+        )
         self.classifier_ejections = Counter(
             "pictrs_gate_classifier_ejections_total",
             "How often a classifier failed and was asked last from then on.",

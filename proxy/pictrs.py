@@ -249,6 +249,18 @@ class Pictrs:
         self._checked(answer, 200)
         return True
 
+    async def aliases(self, alias: str) -> list[str]:
+        """Every alias of the file that `alias` names; none where there is no such file.
+
+        Raises:
+            PictrsError: no such answer.
+        """
+        answer = await self._get(["internal", "aliases"], [("alias", alias)], self._key())
+        if answer.status == 404:
+            return []
+        found = self._checked(answer, 200).get("aliases")
+        return [str(one) for one in found] if isinstance(found, list) else []
+
     async def is_06(self) -> bool:
         """Whether this is pict-rs 0.6, whose upload answers have another shape.
 

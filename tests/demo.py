@@ -74,6 +74,7 @@ class Demo:
             ("another one is confirmed and kept", self.case_is_confirmed),
             ("its next upload is refused without a look", self.known_is_refused),
             ("the classifier is gone: deferred, not passed", self.outage_defers),
+            ("the classifier is back: looked at, and shown", self.outage_ends),
             ("backfill finds what was stored before the gate", self.backfill_finds),
         ]
 
@@ -167,15 +168,26 @@ class Demo:
         self.classifier.stop()
         answer, took = timed_upload(self.gate.url, pictures.photograph("cat"))
         expect(answer.status == 201, f"the gate answered {answer.status}: {answer.body!r}")
-        alias = answer.json()["files"][0]["file"]
+        alias = self.deferred_alias = answer.json()["files"][0]["file"]
         case = self.gate.cases()[0]
         expect(case["alias"] == alias and case["state"] == "deferred", "it was not deferred")
         expect(get(self.pictrs.url, f"/image/original/{alias}").status == 404, "it was stored unseen")
         return f"cat, nobody could look → {took}, sealed as {case['id']}, state deferred"
 
-    def backfill_finds(self) -> str:
+    def outage_ends(self) -> str:
         self.classifier = Classifier(self.folder / "classifier", port=self.classifier.port)
         self.started.append(self.classifier)
+        began = time.monotonic()
+        while self.gate.cases()[0]["state"] in ("deferred", "releasing"):
+            expect(time.monotonic() - began < 90, "nobody has looked at it")
+            time.sleep(0.1)
+        case, took_s = self.gate.cases()[0], time.monotonic() - began
+        expect((case["state"], case["decided_by"]) == ("released", "gate"), f"it is {case['state']}")
+        shown = get(self.gate.url, f"/image/original/{self.deferred_alias}")
+        expect(same_picture(shown.body, pictures.photograph("cat")), "another picture is shown")
+        return f"cat, by itself → shown under the same alias {took_s:.1f} s later, {case['id']} released"
+
+    def backfill_finds(self) -> str:
         made = self.gate.run("backfill", "run", "--json", "--config", str(self.gate.config))
         report = json.loads(made.stdout)
         found = {alias for hit in report["hits"] for alias in hit["aliases"]}

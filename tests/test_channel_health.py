@@ -269,6 +269,64 @@ async def test_while_the_others_are_overloaded_what_is_well_again_gets_the_time_
         assert files_asked(recovering) < 30
 
 
+async def test_nobody_waits_for_a_dead_one_and_one_probe_at_a_time_finds_it_alive(
+    fakes: NewFake, hung: threading.Event
+) -> None:
+    probes, most = 0, 0
+
+    def dead(asked: Asked) -> Reply:
+        nonlocal probes, most
+        probes += asked.method == "GET"
+        most = max(most, probes)
+        hung.wait(LONG_S)
+        probes -= asked.method == "GET"
+        return json_reply(200, answer_to(asked))
+
+    only = Fake(dead)
+    async with looking(only) as made:
+        first = await made.look(within_s=1.5)
+        assert isinstance(first, Unseen) and first.failed
+        began = time.monotonic()
+        looks = await asyncio.gather(*(made.look() for _ in range(50)))
+        assert set(looks) == {Unseen("no classifier answers")}
+        await asyncio.sleep(2)  # it is being probed, and hangs
+        assert await made.look() == Unseen("no classifier answers")
+        assert time.monotonic() - began < LONG_S / 2
+        assert (files_asked(only), most) == (1, 1)
+        hung.set()
+        await until(lambda: made.fit(only) == 1)
+        assert isinstance(await made.look(), Seen)
+    only.close()
+
+
+async def test_one_that_answers_probes_and_then_hangs_makes_one_file_wait_and_no_other(
+    fakes: NewFake, hung: threading.Event
+) -> None:
+    def hang(_: Asked) -> Reply:
+        hung.wait(LONG_S)
+        return json_reply(200, SEEN)
+
+    only = fakes(hang)
+    async with looking(only) as made:
+        assert isinstance(await made.look(within_s=1.2), Unseen)
+        await until(lambda: made.fit(only) == 1)
+        trial = asyncio.create_task(made.look())
+        await until(lambda: files_asked(only) == 2)
+        looks = await asyncio.gather(*(made.look() for _ in range(20)))
+        assert set(looks) == {Unseen("no classifier answers")} and not trial.done()
+        hung.set()
+        assert isinstance(await trial, Seen)
+        looks = await asyncio.gather(*(made.look() for _ in range(20)))
+        assert all(isinstance(look, Seen) for look in looks)
+
+
+async def test_a_full_one_is_no_failure_of_a_file_and_a_broken_one_is(fakes: NewFake) -> None:
+    for answer, failed in ((overloaded("60"), False), (broken, True)):
+        async with looking(fakes(answer)) as made:
+            look = await made.look(within_s=1)
+            assert isinstance(look, Unseen) and look.failed is failed
+
+
 async def test_a_failure_of_many_at_once_is_one(fakes: NewFake) -> None:
     together = threading.Barrier(8, timeout=LONG_S)
 

@@ -17,7 +17,7 @@ from proxy.cases.sealing import Opened, read_identities
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen
 from proxy.database import Case, Database, Promise, cases, decisions, promising
-from proxy.errors import CaseError, PictrsError, SealingError
+from proxy.errors import CaseError, PictrsError, SealingError, StoredMeanwhile
 from proxy.faults import FaultPoint
 from proxy.intake.multipart import OutgoingFile
 from proxy.known_hashes import KnownHashes
@@ -26,6 +26,9 @@ from proxy.pictrs import Pictrs
 from proxy.policy import Verdict
 
 _LOOK_S = 10.0
+_ABOUT_THE_FILE = frozenset(
+    {"command-failure", "duplicate-alias", "invalid-process-path", "invalid-query", "media-disallowed"}
+)
 
 
 class Decider:
@@ -66,11 +69,37 @@ class Decider:
         self._fault("release-opened")
         case, is_repeated = await self._database.run(decisions.releasing, case_id, by=reviewer, sha256=sha256)
         self._fault("release-begun")
+        return await self._stored(case, opened, reviewer, is_repeated=is_repeated)
+
+    async def store_unaided(self, case: Case, opened: Opened, *, is_repeated: bool) -> Case:
+        """Goes on with a release that the gate has begun by itself. No human has said that it is harmless:
+        the same bytes are looked at again when they come again.
+
+        Args:
+            is_repeated: whether an earlier attempt may have stored something already.
+
+        Raises:
+            CaseError: a human has decided meanwhile.
+            PictrsError: pict-rs will never take this file, and the case waits for a human; or it has not this
+                time, and the case is `releasing` still.
+        """
+        return await self._stored(case, opened, decisions.GATE, is_repeated=is_repeated)
+
+    async def take_back_unaided(self, case_id: str, reason: str) -> None:
+        """A release that the gate has begun by itself is a human's to decide after all.
+
+        Raises:
+            PictrsError: pict-rs may have the picture still; nothing has changed.
+        """
+        await self._take_back(case_id)
+        await self._database.run(decisions.not_released, case_id, by=decisions.GATE, reason=reason)
+
+    async def _stored(self, case: Case, opened: Opened, by: str, *, is_repeated: bool) -> Case:
         try:
-            return await self._store(case, opened, reviewer, is_repeated=is_repeated)
+            return await self._store(case, opened, by, is_repeated=is_repeated)
         except (CaseError, PictrsError):
-            if (await self._database.run(cases.get, case_id)).state is CaseState.CONFIRMED:
-                await self._take_back(case_id)  # a confirmation has overtaken it
+            if (await self._database.run(cases.get, case.id)).state is CaseState.CONFIRMED:
+                await self._take_back(case.id)  # a confirmation has overtaken it
             raise
 
     async def confirm(self, case_id: str, *, identity_file: Path | None, reviewer: str) -> Case:
@@ -98,15 +127,23 @@ class Decider:
         if in_pictrs or any(promise.stored_at for promise in case.promises):
             await self._take_back(case_id)  # first: whoever reads past the gate would see it
             self._fault("taken-back")
-        case = await self._database.run(
-            decisions.confirmed, case_id, by=reviewer, sha256=sha256, stored_as=stored_as
-        )
+        try:
+            case = await self._confirmed(case_id, reviewer, sha256, stored_as)
+        except StoredMeanwhile:  # the gate has released it since it was read above
+            stored_as |= await self._stored_as(await self._database.run(cases.get, case_id))
+            await self._take_back(case_id)
+            case = await self._confirmed(case_id, reviewer, sha256, stored_as)
         self._fault("confirmed")
         if case.pdq is None and identity_file is not None:
             # It is decided; what cannot be opened or looked at now stays known by its bytes alone.
             with suppress(SealingError, CaseError):
                 await self._look(case, await self._open(case, identity_file), sha256)
         return case
+
+    async def _confirmed(self, case_id: str, reviewer: str, sha256: str, stored_as: set[str]) -> Case:
+        return await self._database.run(
+            decisions.confirmed, case_id, by=reviewer, sha256=sha256, stored_as=stored_as
+        )
 
     async def _open(self, case: Case, identity_file: Path) -> Opened:
         def work() -> Opened:
@@ -162,7 +199,9 @@ class Decider:
             # The alias is the gate's to give: whoever has it stored got it from an earlier attempt.
             if is_repeated and error.code == "duplicate-alias" and await self._pictrs.has(promise.alias):
                 return None
-            if error.code is not None:
+            if error.code is not None and (
+                reviewer != decisions.GATE or _is_about_the_file(error.code, is_repeated=is_repeated)
+            ):
                 self._fault("release-refused")
                 await self._take_back(case.id, but=promise if error.code == "duplicate-alias" else None)
                 self._fault("release-taken-back")
@@ -170,7 +209,12 @@ class Decider:
                     decisions.not_released, case.id, by=reviewer, reason=f"{error.status} {error.code}"
                 )
                 raise
-            raise PictrsError(f"{case.id}: {error}; the release has not ended, so repeat it") from None
+            raise PictrsError(
+                f"{case.id}: {error}; the release has not ended, so repeat it",
+                status=error.status,
+                code=error.code,
+                timed_out=error.timed_out,
+            ) from None
         token = entry.get("delete_token")
         return token if isinstance(token, str) else None
 
@@ -181,3 +225,12 @@ class Decider:
         for alias in aliases:
             if but is None or alias != but.alias:
                 await self._pictrs.delete(alias)
+
+
+def _is_about_the_file(code: str, *, is_repeated: bool) -> bool:
+    """Whether pict-rs refuses this file under this alias, and always will: it is not the key, nor a pict-rs
+    in need, nor its hook, whose answer may be another one the next time.
+    """
+    if code == "duplicate-alias" and is_repeated:  # an earlier attempt, cut off, may be about to end there
+        return False
+    return code.startswith("validate-") or code in _ABOUT_THE_FILE

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,6 +34,7 @@ from proxy.policy import Decision, Verdict
 _CASE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
 Query = Sequence[tuple[str, str]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,63 @@ class Keeper:
             NoRoom: nothing was kept, because a limit of the quarantine would be passed.
             SealingError: nothing was kept.
         """
+        case, facts = self._case(upload, decision, look, origin)
+
+        def work() -> Promise | None:
+            self._seal(case, facts, upload)
+            promise = None
+            if wanted is not None:
+                size, frames = wanted.size()
+                promise = make_promise(
+                    placeholder.details(upload.media, size, frames), upload.media, origin.arguments, wanted
+                )
+                case.promises.append(promise)
+            self._record(case, facts)
+            return promise
+
+        promise = await self._in_room(case, upload, work)
+        self._fault("case-recorded")
+        return promise
+
+    async def keep_stored(
+        self,
+        upload: Upload,
+        decision: Decision,
+        look: Look | None,
+        origin: Origin,
+        *,
+        promises: Sequence[Promise],
+        facts: Mapping[str, Any],
+        record: Callable[[Case, dict[str, Any]], None],
+    ) -> str:
+        """Makes a case of what pict-rs has already.
+
+        Args:
+            promises: for its aliases.
+            facts: more of them, to be sealed.
+            record: makes the case durable, with a ledger entry that carries what it is given.
+
+        Returns:
+            The id of the case.
+
+        Raises:
+            NoRoom: nothing was kept, because a limit of the quarantine would be passed.
+            SealingError: nothing was kept.
+        """
+        case, known = self._case(upload, decision, look, origin)
+        case.promises.extend(promises)
+
+        def work() -> None:
+            self._seal(case, {**known, **facts}, upload)
+            record(case, _noted(known))
+
+        await self._in_room(case, upload, work)
+        return case.id
+
+    def _case(
+        self, upload: Upload, decision: Decision, look: Look | None, origin: Origin
+    ) -> tuple[Case, dict[str, Any]]:
+        """A new case, neither sealed nor recorded yet, and its facts."""
         now = datetime.now(UTC)
         case_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
         facts = _facts(case_id, now, upload, decision, look, origin)
@@ -123,28 +181,15 @@ class Keeper:
             ensemble=seen and seen.ensemble[:200],
             earlier=decision.earlier and decision.earlier.facts(),
             uploader=origin.tag,
+            gate_reads=decision.verdict is Verdict.DEFER,
         )
+        return case, facts
 
-        def work() -> Promise | None:
-            self._quota.check_disk(len(upload.content))
-            facts.update(_for_forms(upload.content))
-            case.file = self._quarantine.seal(case.id, facts, upload.content)
-            case.sealed_to = self._quarantine.sealed_to
-            case.sealed_size = self._quarantine.size(case.file)
-            self._fault("case-sealed")
-            promise = None
-            if wanted is not None:
-                size, frames = wanted.size()
-                promise = make_promise(
-                    placeholder.details(upload.media, size, frames), upload.media, origin.arguments, wanted
-                )
-                case.promises.append(promise)
-            self._record(case, facts)
-            return promise
-
-        with self._quota.place(len(upload.content), origin.tag) as place:
+    async def _in_room(self, case: Case, upload: Upload, work: Callable[[], T]) -> T:
+        """Does `work`, which seals a case, where there is room for it."""
+        with self._quota.place(len(upload.content), case.uploader) as place:
             try:
-                promise = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
             except SealingError as error:
                 if not isinstance(error, NoRoom):
                     self._metrics.sealing_failures.inc()
@@ -152,21 +197,31 @@ class Keeper:
             finally:
                 if case.file is not None:
                     place.written(case.id, case.sealed_size or 0)
-        self._fault("case-recorded")
-        return promise
+
+    def _seal(self, case: Case, facts: Mapping[str, Any], upload: Upload) -> None:
+        self._quota.check_disk(len(upload.content))
+        facts = {**facts, **_for_forms(upload.content)}
+        case.file = self._quarantine.seal(case.id, facts, upload.content, gate_reads=case.gate_reads)
+        case.sealed_to = self._quarantine.sealed_to(gate_reads=case.gate_reads)
+        case.sealed_size = self._quarantine.size(case.file)
+        self._fault("case-sealed")
 
     def close(self) -> None:
         """Waits for what is being sealed."""
         self._threads.shutdown()
 
     def _record(self, case: Case, facts: dict[str, Any]) -> None:
-        names = ("sha256", "verdict", "reason", "earlier", "signals", "ensemble", "ensemble_version")
-        noted = {name: facts[name] for name in names}
         try:
-            cases.add(self._database, case, facts=noted)
+            cases.add(self._database, case, facts=_noted(facts))
         except SQLAlchemyError as error:
             # The sealed file stays: it is adopted as a case when the database is back.
             raise SealingError(f"case {case.id} could not be recorded: {type(error).__name__}") from None
+
+
+def _noted(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the facts stands in the ledger."""
+    names = ("sha256", "verdict", "reason", "earlier", "signals", "ensemble", "ensemble_version")
+    return {name: facts[name] for name in names}
 
 
 def make_promise(details: dict[str, Any], media: Format, arguments: Query, wanted: Wanted) -> Promise:
@@ -187,7 +242,7 @@ def _facts(
 ) -> dict[str, Any]:
     """What is sealed beside the bytes: all that a reviewer or an investigator may ask."""
     seen = look if isinstance(look, Seen) else None
-    ensemble, version = _name_and_version(seen.ensemble) if seen else (None, None)
+    ensemble, version = name_and_version(seen.ensemble) if seen else (None, None)
     return {
         "format": FORMAT,
         "case": case_id,
@@ -219,7 +274,7 @@ def _for_forms(content: bytes) -> dict[str, str]:
     return {name: hashlib.new(name, content, usedforsecurity=False).hexdigest() for name in ("md5", "sha1")}
 
 
-def _name_and_version(ensemble: str) -> tuple[str, str | None]:
+def name_and_version(ensemble: str) -> tuple[str, str | None]:
     """What looked, taken apart; some channels tell no version."""
     name, _, version = ensemble.rpartition(" ")
     return (name, version) if name else (ensemble, None)
@@ -245,6 +300,7 @@ def adopt_orphans(database: Database, quarantine: Quarantine, *, older_than_s: f
             reason="found sealed after a crash; the facts are in the sealed file",
             file=name,
             sealed_size=quarantine.size(name),
+            gate_reads=True,  # perhaps: what was deferred is sealed anew then, to the reviewers alone
         )
         cases.add(database, case, facts={"adopted": name})
         adopted.append(case.id)

@@ -29,13 +29,20 @@ _NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
 class Quarantine:
     """Writes sealed cases into one folder of the gate's own."""
 
-    def __init__(self, folder: Path, sealer: Sealer, fault: FaultPoint) -> None:
+    def __init__(
+        self, folder: Path, sealer: Sealer, fault: FaultPoint, *, with_gate: Sealer | None = None
+    ) -> None:
         """Makes the folder where it is missing, and takes it from others where they could look into it.
+
+        Args:
+            sealer: to the reviewers alone.
+            with_gate: also to the gate's own key, for what it has to look at later.
 
         Raises:
             ConfigError: it cannot be made or written.
         """
         self._folder, self._sealer, self._fault = folder, sealer, fault
+        self._with_gate = with_gate
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _keep_private(folder)
@@ -47,34 +54,38 @@ class Quarantine:
                 f"cases.folder: {folder}: {error.strerror}; the gate needs a folder that it may write"
             ) from None
 
-    @property
-    def sealed_to(self) -> str:
+    def sealed_to(self, *, gate_reads: bool = False) -> str:
         """For whom it seals, see `proxy.cases.recipients.digest`."""
-        return self._sealer.sealed_to
+        return self._for(gate_reads=gate_reads).sealed_to
 
-    def seal(self, case_id: str, facts: Mapping[str, Any], original: bytes) -> str:
+    def seal(
+        self, case_id: str, facts: Mapping[str, Any], original: bytes, *, gate_reads: bool = False
+    ) -> str:
         """Seals a case; on return it is on the disk under the name that is returned.
+
+        Args:
+            gate_reads: whether the gate has to be able to open it.
 
         Raises:
             SealingError: it could not be written (no space, say); nothing is left behind.
         """
-        name = case_id + _SEALED
-        unfinished = self._folder / (case_id + _UNFINISHED)
-        try:
-            with open(unfinished, "xb", opener=_private) as file:
-                self._sealer.seal(file, facts, original)
-                file.flush()
-                self._fault("case-begun")
-                os.fsync(file.fileno())
-            self._fault("case-written")
-            unfinished.rename(self._folder / name)
-            self._fault("case-named")
-            self._sync_folder()
-        except (OSError, SealingError, ValueError) as error:
-            with suppress(OSError):  # of a folder that is gone, or cannot be written any more
-                unfinished.unlink(missing_ok=True)
-            raise SealingError(f"case {case_id} could not be written: {error}") from None
+        name, sealer = case_id + _SEALED, self._for(gate_reads=gate_reads)
+        new = self._written(
+            self._folder / (case_id + _UNFINISHED), lambda file: sealer.seal(file, facts, original)
+        )
+        self._put(new, name)
         return name
+
+    def seal_beside(self, name: str, facts: Mapping[str, Any], original: bytes) -> Path:
+        """Writes a file, sealed to the reviewers alone, that may take the place of the one of that name.
+
+        Returns:
+            Where it lies, for `replace`; it is on the disk.
+
+        Raises:
+            SealingError: it could not be written; nothing is left behind.
+        """
+        return self.write_beside(name, lambda file: self._sealer.seal(file, facts, original))
 
     def write_beside(self, name: str, write: Callable[[BufferedIOBase], None]) -> Path:
         """Has a file written that may take the place of `name`; on return it is on the disk.
@@ -82,16 +93,54 @@ class Quarantine:
         Raises:
             SealingError: it could not be written (no space, say); nothing is left behind.
         """
-        unfinished = self.path(name).with_suffix(f".{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+        beside = self.path(name).with_suffix(f".{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+        return self._written(beside, write)
+
+    def replace(self, name: str, new: Path) -> int:
+        """Puts a file in the place of the one of that name; durable on return.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            SealingError: it could not be done, and `new` is gone.
+        """
+        size = self._put(new, name)
+        self._fault("case-replaced")
+        return size
+
+    def _for(self, *, gate_reads: bool) -> Sealer:
+        if not gate_reads:
+            return self._sealer
+        if self._with_gate is None:
+            raise SealingError("no case could be written for the gate: it has no key of its own here")
+        return self._with_gate
+
+    def _written(self, path: Path, write: Callable[[BufferedIOBase], None]) -> Path:
         try:
-            with open(unfinished, "xb", opener=_private) as file:
+            with open(path, "xb", opener=_private) as file:
                 write(file)
                 file.flush()
+                self._fault("case-begun")
                 os.fsync(file.fileno())
-        except (OSError, SealingError) as error:
-            unfinished.unlink(missing_ok=True)
-            raise SealingError(f"{name} could not be written anew: {error}") from None
-        return unfinished
+            self._fault("case-written")
+        except (OSError, SealingError, ValueError) as error:
+            with suppress(OSError):  # of a folder that is gone, or cannot be written any more
+                path.unlink(missing_ok=True)
+            raise SealingError(f"case {path.name.partition('.')[0]} could not be written: {error}") from None
+        return path
+
+    def _put(self, new: Path, name: str) -> int:
+        try:
+            size = new.stat().st_size
+            new.rename(self.path(name))
+            self._fault("case-named")
+            self._sync_folder()
+        except OSError as error:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise SealingError(f"case {name.removesuffix(_SEALED)} could not be written: {error}") from None
+        return size
 
     def stamp(self, name: str) -> tuple[int, int, int]:
         """Tells one file of that name from another.

@@ -10,7 +10,9 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +21,14 @@ from typing import Any
 import pyrage
 
 from proxy.cases import recipients as recipients_of
-from proxy.errors import SealingError
+from proxy.errors import SealingError, Unreadable
 
 FACTS, ORIGINAL = "facts.json", "original"
 FORMAT = 1  # of the facts and of what lies beside them: `format` in facts.json, docs/cases.md
 
 _LARGEST_HEADER = 64 * 1024
 _END_OF_HEADER = b"--- "
+_NO_KEY_FITS = "No matching keys found"  # how pyrage says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,10 @@ class Sealer:
         except (pyrage.EncryptError, OSError) as error:
             raise SealingError(f"a case could not be sealed: {error}") from None
 
+    def seal_facts(self, facts: Mapping[str, Any]) -> bytes:
+        """Facts without a picture, sealed; `open_facts` opens them."""
+        return pyrage.encrypt(json.dumps(dict(facts)).encode(), self._recipients)
+
 
 def open_sealed(path: Path, identities: Sequence[pyrage.x25519.Identity]) -> Opened:
     """Decrypts a container and takes it apart.
@@ -86,19 +93,23 @@ def open_sealed(path: Path, identities: Sequence[pyrage.x25519.Identity]) -> Ope
 def decrypt(path: Path, identities: Sequence[pyrage.x25519.Identity]) -> bytes:
     """What a container holds, in the clear and in one piece.
 
+    Takes twice the file's size of memory.
+
     Raises:
-        SealingError: the file is gone, damaged, or sealed to other keys.
+        Unreadable: it is damaged, or sealed to other keys.
+        SealingError: it cannot be read (gone, a broken disk); later it may be.
     """
-    clear = io.BytesIO()
     try:
-        file = path.open("rb")
+        # As a whole, so that no trouble of the disk is ever taken for a wrong key.
+        sealed = io.BytesIO(path.read_bytes())
     except OSError as error:
         raise SealingError(f"{path}: {error.strerror}") from None
+    clear = io.BytesIO()
     try:
-        with file:
-            pyrage.decrypt_io(file, clear, identities)
-    except (pyrage.DecryptError, OSError):
-        raise SealingError(f"{path}: damaged, or not sealed to this key") from None
+        pyrage.decrypt_io(sealed, clear, identities)
+    except (pyrage.DecryptError, OSError) as error:
+        is_for_others = isinstance(error, pyrage.DecryptError) and str(error) == _NO_KEY_FITS
+        raise Unreadable(f"{path}: damaged, or not sealed to this key", is_for_others=is_for_others) from None
     return clear.getvalue()
 
 
@@ -106,7 +117,7 @@ def unpack(clear: bytes, path: Path) -> Opened:
     """Takes apart what `decrypt` gave; `path` is for messages.
 
     Raises:
-        SealingError: it is no case.
+        Unreadable: it is no case.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(clear), mode="r:") as tar:
@@ -114,7 +125,8 @@ def unpack(clear: bytes, path: Path) -> Opened:
             facts, original = (member.read() for member in members if member is not None)
         return Opened(dict(json.loads(facts)), original)
     except (tarfile.TarError, KeyError, TypeError, ValueError):
-        raise SealingError(f"{path}: opens, but is not a case; bring back a copy") from None
+        why = f"{path}: opens, but is not a case; bring back a copy"
+        raise Unreadable(why, is_for_others=False) from None
 
 
 def is_as_uploaded(opened: Opened, sha256: str | None) -> bool:
@@ -144,21 +156,69 @@ def recipients_in(path: Path) -> int:
     raise SealingError(f"{path}: its header does not end")
 
 
+def open_facts(sealed: bytes, identities: Sequence[pyrage.x25519.Identity]) -> Mapping[str, Any]:
+    """What `Sealer.seal_facts` has sealed.
+
+    Raises:
+        Unreadable: it is damaged, or sealed to other keys.
+    """
+    try:
+        facts = json.loads(pyrage.decrypt(sealed, identities))
+    except (pyrage.DecryptError, OSError, ValueError) as error:
+        raise Unreadable("sealed facts cannot be opened", is_for_others=str(error) == _NO_KEY_FITS) from None
+    return facts if isinstance(facts, dict) else {}
+
+
 def write_new_identity(path: Path) -> str:
     """Makes a key pair, writes the private half to `path` as `age-keygen` does, and returns the recipient.
 
     Raises:
         SealingError: the file is there already, or cannot be written.
     """
-    identity = pyrage.x25519.Identity.generate()
-    recipient = str(identity.to_public())
-    created = datetime.now(UTC).isoformat(timespec="seconds")
+    recipient, text = _new_identity()
     try:
         with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(f"# created: {created}\n# public key: {recipient}\n{identity}\n")
+            file.write(text)
     except OSError as error:
         raise SealingError(f"{path}: {error.strerror}; name another file with --output") from None
     return recipient
+
+
+def gate_identities(path: Path) -> list[pyrage.x25519.Identity]:
+    """The gate's own key, made where there is none yet: whole and on the disk, or not at all. Of two gates
+    that make it at the same moment both have the one that was first.
+
+    Raises:
+        SealingError: it cannot be read, or made.
+    """
+    try:
+        if not path.exists():
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-") as file:  # 0600
+                file.write(_new_identity()[1].encode())
+                file.flush()
+                os.fsync(file.fileno())
+                with suppress(FileExistsError):
+                    os.link(file.name, path)
+            _sync(path.parent)
+    except OSError as error:
+        raise SealingError(f"{path}: {error.strerror}; the gate makes a key of its own there") from None
+    return read_identities(path)
+
+
+def _new_identity() -> tuple[str, str]:
+    """A recipient, and the text of its identity's file."""
+    identity = pyrage.x25519.Identity.generate()
+    recipient = str(identity.to_public())
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return recipient, f"# created: {created}\n# public key: {recipient}\n{identity}\n"
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_identities(path: Path) -> list[pyrage.x25519.Identity]:

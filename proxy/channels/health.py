@@ -1,7 +1,8 @@
 """How a channel is doing: fit, ejected because it failed, or on trial after it has answered a probe.
 
-An ejected channel is asked last, never not at all: what it could still do is not given away. This module only
-keeps the account; who is asked, and the probing, are `lookout.py`'s.
+An ejected channel whose failures cost no time is asked last: what it could still do is not given away. One
+that has let an upload wait is shut: nobody asks it before it has answered a probe. This module only keeps
+the account; who is asked, and the probing, are `lookout.py`'s.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import enum
 
 _FIRST_EJECTION_S = 1.0
 _LONGEST_EJECTION_S = 60.0
+# A failure that took longer is one that uploads cannot be made to wait for.
+_CHEAP_S = 1.0
 
 
 class _State(enum.Enum):
@@ -31,12 +34,21 @@ class Health:
         self.probe_at = 0.0
         self._state = _State.FIT
         self._ejected_at = float("-inf")
+        self._is_costly = False  # of what failed while it is ejected, whether anybody had to wait for it
         self._failures = 0  # in a row: ejections, and probes in vain
 
     @property
     def is_ejected(self) -> bool:
         """Whether it has failed and not answered since."""
         return self._state is _State.EJECTED
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether it is not to be asked at all: it has failed, and has let somebody wait for that. On trial
+        such a one gets a single file, and nobody else waits for what comes of it.
+        """
+        is_tried = self._state is _State.ON_TRIAL and self.busy > 0
+        return self._is_costly and (self.is_ejected or is_tried)
 
     @property
     def is_fit(self) -> bool:
@@ -50,9 +62,13 @@ class Health:
             Whether the channel is ejected for it. What was under way when it was ejected fails for the same
             reason, and one asked for want of a better says nothing new: neither makes the ejection longer.
         """
-        if self.is_ejected or began <= self._ejected_at:
+        is_costly = now - began > _CHEAP_S
+        if self.is_ejected:
+            self._is_costly = self._is_costly or is_costly
             return False
-        self._state, self._ejected_at = _State.EJECTED, now
+        if began <= self._ejected_at:
+            return False
+        self._state, self._ejected_at, self._is_costly = _State.EJECTED, now, is_costly
         self._wait_longer(now)
         return True
 

@@ -37,6 +37,7 @@ class Lookout:
         self._metrics = metrics
         self._healths: dict[Channel, Health] = {}  # in the order of coming
         self._probes: dict[Channel, asyncio.Task[None]] = {}
+        self.looked = 0  # how many files somebody has looked at, since the start
         for channel in channels:
             self.add(channel)
 
@@ -52,6 +53,11 @@ class Lookout:
         self._healths.pop(channel, None)
         self._end_probe(channel)
         self._show()
+
+    @property
+    def is_hopeful(self) -> bool:
+        """Whether there is anybody to ask who has not just failed."""
+        return any(not health.is_ejected for health in self._healths.values())
 
     async def check(self) -> None:
         """Asks every channel which signals it has.
@@ -90,6 +96,8 @@ class Lookout:
         self._metrics.look_seconds.observe(loop.time() - started)
         if isinstance(look, Unseen):
             log.warning("nobody could look: %s", look.reason)
+        else:
+            self.looked += 1
         return look
 
     async def close(self) -> None:
@@ -104,6 +112,7 @@ class Lookout:
     async def _look(self, file: File, priority: Priority, deadline: float) -> Look:
         loop = asyncio.get_running_loop()
         reasons: dict[Channel, str] = {}
+        has_failed = False
         undecodable: Undecodable | None = None
         not_before: dict[Channel, float] = {}  # of those asked: when to ask them again, if ever
         while (now := loop.time()) < deadline:
@@ -118,6 +127,7 @@ class Lookout:
                 look = await self._ask(channel, file, priority, until - now)
             except ChannelError as error:
                 reasons[channel] = str(error)
+                has_failed = has_failed or error.retry_after_s is None
                 if error.retry_after_s is not None:
                     not_before[channel] = loop.time() + error.retry_after_s
                 elif until < deadline and loop.time() >= until:
@@ -128,8 +138,10 @@ class Lookout:
             undecodable = look  # another one may know the format
         if undecodable is not None:
             return undecodable
-        nobody = "the time was up" if self._healths else "no classifier is connected"
-        return Unseen("; ".join(reasons.values()) or nobody)
+        nobody = "the time was up"
+        if all(health.is_shut for health in self._healths.values()):
+            nobody = "no classifier answers" if self._healths else "no classifier is connected"
+        return Unseen("; ".join(reasons.values()) or nobody, has_failed)
 
     def _choice(
         self, not_before: dict[Channel, float], now: float, deadline: float
@@ -150,7 +162,9 @@ class Lookout:
         def again(channel: Channel) -> float:
             return not_before.get(channel, now)
 
-        to_ask = [one for one in self._healths if again(one) < deadline]
+        to_ask = [
+            one for one, health in self._healths.items() if again(one) < deadline and not health.is_shut
+        ]
         fit = [one for one in to_ask if self._healths[one].is_fit]
         unfit = [one for one in to_ask if not self._healths[one].is_fit]
         ejected = [one for one in unfit if self._healths[one].is_ejected]

@@ -49,9 +49,15 @@ class Undecodable:
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """Nobody could look. `reason` says why, in words for the ledger."""
+    """Nobody could look.
+
+    Attributes:
+        reason: why, in words for the ledger.
+        failed: whether a classifier was asked and failed, rather than being full or not there.
+    """
 
     reason: str
+    failed: bool = False
 
 
 Look = Seen | Undecodable | Unseen

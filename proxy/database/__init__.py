@@ -13,6 +13,7 @@ from proxy.database.models import (
     Note,
     Promise,
     Salt,
+    UnseenUpload,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "Note",
     "Promise",
     "Salt",
+    "UnseenUpload",
 ]

@@ -6,14 +6,15 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from proxy.cases import life
 from proxy.cases.life import RELEASE_S, Act, Actor, CaseState, Standing
 from proxy.database import cases, ledger, memory
 from proxy.database.engine import Database
-from proxy.database.models import Case, KnownHash
-from proxy.errors import CaseError
+from proxy.database.models import Case, KnownHash, UnseenUpload
+from proxy.errors import CaseError, StoredMeanwhile
 
 GATE = "gate"  # in `decided_by` and in the ledger, where no human was; no reviewer may have that name
 
@@ -44,17 +45,31 @@ def releasing(database: Database, case_id: str, *, by: str, sha256: str) -> tupl
     """
     with database.writing() as session:
         case = session.get_one(Case, case_id)
-        is_repeated = case.state is CaseState.RELEASING
-        to = allowed(case, Act.BEGIN_RELEASE, actor_of(by))
-        known_file = session.get(KnownHash, sha256)
-        if known_file is not None and known_file.verdict == "block":
-            raise CaseError(
-                f"{case_id}: the same file was confirmed by {known_file.added_by} "
-                f"in case {known_file.case_id}, so it cannot be released"
-            )
-        case.sha256 = sha256
-        move(session, case, to, by, _facts(case))
-    return case, is_repeated
+        return case, begin_release(session, case, by=by, sha256=sha256)
+
+
+def begin_release(session: Session, case: Case, *, by: str, sha256: str) -> bool:
+    """What `releasing` does, in a transaction of the caller's.
+
+    Returns:
+        Whether an earlier attempt may have stored something already.
+
+    Raises:
+        CaseError: as of `releasing`.
+    """
+    is_repeated = case.state is CaseState.RELEASING
+    to = allowed(case, Act.BEGIN_RELEASE, actor_of(by))
+    known_file = session.get(KnownHash, sha256)
+    if known_file is not None and known_file.verdict == "block":
+        raise CaseError(
+            f"{case.id}: the same file was confirmed by {known_file.added_by} "
+            f"in case {known_file.case_id}, so it cannot be released"
+        )
+    if any(upload.done_at is None for upload in _passed_unseen(session, case)):
+        raise CaseError(f"{case.id}: it is just being taken away from pict-rs; try again in a minute")
+    case.sha256 = sha256
+    move(session, case, to, by, _facts(case))
+    return is_repeated
 
 
 def released(database: Database, case_id: str, *, by: str, stored_as: Collection[str]) -> Case | None:
@@ -87,10 +102,13 @@ def released(database: Database, case_id: str, *, by: str, stored_as: Collection
 
 
 def not_released(database: Database, case_id: str, *, by: str, reason: str) -> None:
-    """Takes back the beginning of a release that pict-rs has refused: a human has to decide anew."""
+    """Takes back the beginning of a release that pict-rs has refused: a human has to decide anew.
+
+    The gate takes back only what it has begun itself.
+    """
     with database.writing() as session:
         case = session.get_one(Case, case_id)
-        if case.state is CaseState.RELEASING:
+        if case.state is CaseState.RELEASING and (by != GATE or case.decided_by == GATE):
             to = allowed(case, Act.TAKE_BACK, actor_of(by))
             move(session, case, to, by, {"release refused": reason})
             case.decided_at = case.decided_by = None
@@ -106,14 +124,18 @@ def confirmed(
         stored_as: SHA-256 of what pict-rs has made of it, where it had it.
 
     Raises:
+        StoredMeanwhile: pict-rs has it; take it away there first, then ask again.
         CaseError: it is decided already, or being released.
     """
     with database.writing() as session:
         case = session.get_one(Case, case_id)
         to = allowed(case, Act.CONFIRM, actor_of(by))
+        if any(promise.stored_at for promise in case.promises):
+            raise StoredMeanwhile(f"{case_id}: has just been stored in pict-rs; try again")
         case.sha256 = sha256
         move(session, case, to, by, _facts(case))
-        for known in {sha256, *stored_as}:
+        unseen = {upload.sha256 for upload in _passed_unseen(session, case)}
+        for known in {sha256, *stored_as, *unseen}:
             _remember(session, case, known, "block", by)
         memory.remember_picture(session, case, by=by)
     return case
@@ -156,6 +178,11 @@ def allowed(case: Case, act: Act, actor: Actor, *, period_over: bool = False) ->
 def actor_of(by: str) -> Actor:
     """Who it is that goes by that name."""
     return Actor.GATE if by == GATE else Actor.REVIEWER
+
+
+def _passed_unseen(session: Session, case: Case) -> list[UnseenUpload]:
+    """The uploads that the case was made of after they had passed unseen."""
+    return list(session.scalars(select(UnseenUpload).where(UnseenUpload.case_id == case.id)))
 
 
 def _facts(case: Case) -> dict[str, Any]:

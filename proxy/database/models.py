@@ -239,6 +239,34 @@ class KnownPicture(Base):
     added_by: Mapped[str | None] = mapped_column(String(200))
 
 
+class UnseenUpload(Base):
+    """An upload that was let pass although nobody could look, until somebody has.
+
+    Attributes:
+        alias, delete_token: pict-rs's own.
+        sha256: of what was uploaded; what pict-rs has made of it has another one.
+        facts: of the upload, sealed to the reviewers and the gate; empty once it is done with.
+        case_id: the case that became of it.
+        done_at: when there was nothing more to do: it was harmless, or gone, or its case has taken its place.
+        leased_until, leased_by, again_at, tries: as of a case.
+    """
+
+    __tablename__ = "unseen_uploads"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(String(255), index=True)
+    delete_token: Mapped[str] = mapped_column(String(36))
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    facts: Mapped[bytes] = mapped_column(LargeBinary())
+    case_id: Mapped[str | None] = mapped_column(ForeignKey("cases.id"), index=True)
+    done_at: Mapped[datetime | None] = mapped_column(index=True)
+    leased_until: Mapped[datetime | None]
+    leased_by: Mapped[str | None] = mapped_column(String(200))
+    again_at: Mapped[datetime | None]
+    tries: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
 class Note(Base):
     """What a reviewer has written down about a case."""
 

@@ -1,8 +1,9 @@
 """pict-rs's validation hook: every file that it is about to keep, whichever way it came, in rewritten bytes.
 
 The only files that pass against the verdict are those that a human has released: while the release is under
-way, or while the same upload is being stored again. Under a lockdown nothing passes but what the gate itself
-is just sending: what pict-rs has fetched is not kept.
+way, or while the same upload is being stored again. What the gate has looked at and is storing by itself
+passes where nobody can look a second time. Under a lockdown nothing passes but what the gate itself is just
+sending: what pict-rs has fetched is not kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from proxy.cases.clearances import Clearances, Sent
 from proxy.cases.keeping import Keeper, Origin
 from proxy.cases.life import RELEASE_S
 from proxy.channels.looks import Look, Priority, Seen, Unseen
-from proxy.database import Case, Database, cases, ledger
+from proxy.database import Case, Database, cases, decisions, ledger
 from proxy.errors import Refusal, SealingError
 from proxy.intake.uploads import Upload, upload_of
 from proxy.internal.server import HookAnswer
@@ -83,7 +84,7 @@ class ValidationHook:
             case Verdict.BLOCK if not _is_by_looks(decision):
                 await self._note("blocked", upload, decision)
                 return HookAnswer.UNSEEN if isinstance(look, Unseen) else HookAnswer.REFUSE
-        if await self._is_released(upload, look):
+        if await self._is_released(upload, look, decision):
             await self._note("allowed as released", upload, decision)
             return HookAnswer.KEEP
         if decision.verdict is Verdict.BLOCK:
@@ -111,16 +112,23 @@ class ValidationHook:
             despite_lockdown=despite_lockdown,
         )
 
-    async def _is_released(self, upload: Upload, look: Look | None) -> bool:
-        """Whether this is what a human has released, being stored right now."""
-        released = await self._under_release()
+    async def _is_released(self, upload: Upload, look: Look | None, decision: Decision) -> bool:
+        """Whether this is what a human has released, being stored right now; or the gate, where nobody can
+        look: it has released nothing that is suspicious now.
+        """
+        released = [
+            case
+            for case in await self._under_release()
+            if case.decided_by != decisions.GATE or decision.verdict is Verdict.DEFER
+        ]
         released += await self._database.run(cases.released_files, self._clearances.now)
         return any(_is_same(case, upload, look) for case in released)
 
     async def _is_sent(self, upload: Upload, look: Look | None) -> bool:
         """Whether this is what the gate itself is having stored right now, for whatever reason."""
-        is_sent = any(_is_same(sent, upload, look) for sent in self._clearances.sent)
-        return is_sent or await self._is_released(upload, look)
+        sent: list[Case | Sent] = [*self._clearances.sent, *await self._under_release()]
+        sent += await self._database.run(cases.released_files, self._clearances.now)
+        return any(_is_same(one, upload, look) for one in sent)
 
     async def _under_release(self) -> list[Case]:
         since = datetime.now(UTC) - timedelta(seconds=RELEASE_S)

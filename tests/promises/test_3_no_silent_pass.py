@@ -53,7 +53,7 @@ def error(status: int, code: str) -> Callable[[Asked], Reply]:
 
 def hang(_: Asked) -> Reply:
     time.sleep(2.5)
-    return json_reply(200, SEEN)
+    return json_reply(503, {})  # were it an answer, the queue of deferred files would come by it
 
 
 @pytest.mark.parametrize(

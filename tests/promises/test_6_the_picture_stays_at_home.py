@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL.PngImagePlugin import PngInfo
 
+from proxy.cases.sealing import open_sealed, read_identities
+from proxy.errors import SealingError
 from tests import pictures
 from tests.client import form, get, send
 from tests.fake import Asked, Fake, Reply, classifier, json_reply, pictrs_0_5
@@ -72,9 +75,18 @@ def test_held_and_passed_pictures_leave_nothing_readable_behind(
     assert places_of(API_KEY, gate.folder) == ["gate.toml"]
     assert places_of(TOKEN, gate.folder) == ["classifier-token"]
     assert MARK.encode() not in shown
-    assert b"AGE-SECRET-KEY" not in b"".join(
-        path.read_bytes() for path in gate.folder.rglob("*") if path.is_file() and path != gate.key
-    )
+    assert sorted(places_of("AGE-SECRET-KEY", gate.folder)) == ["gate.key", "reviewer.key"]
+    assert opened_by_the_gate(gate) == {gate.cases()[0]["id"]}  # what it has still to look at, and no more
+
+
+def opened_by_the_gate(gate: Gate) -> set[str]:
+    """The cases that the gate's own key opens."""
+    own, opened = read_identities(gate.folder / "gate.key"), set()
+    for path in (gate.folder / "cases").glob("*.age"):
+        with contextlib.suppress(SealingError):
+            open_sealed(path, own)
+            opened.add(path.stem)
+    return opened
 
 
 def test_the_placeholder_and_its_details_tell_nothing_of_the_picture(gate: Gate, hits: list[bytes]) -> None:

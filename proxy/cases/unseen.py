@@ -1,0 +1,288 @@
+"""Uploads that `on_unavailable = "allow"` has let pass unseen: noted, and looked at through pict-rs later.
+
+What turns out a hit is sealed first, then stands at its alias as a placeholder, and only then is taken away
+from pict-rs. At no moment is it in neither place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pyrage
+from sqlalchemy.exc import IntegrityError
+
+from proxy.aliases import alias_key, make_delete_token
+from proxy.cases import placeholder
+from proxy.cases.backlog import NotNow
+from proxy.cases.deferred import look_facts, not_seen
+from proxy.cases.keeping import Keeper, Origin
+from proxy.cases.sealing import Sealer, open_facts
+from proxy.channels.lookout import Lookout
+from proxy.channels.looks import Look, Priority, Seen, Unseen
+from proxy.database import Case, Database, Promise, UnseenUpload, cases
+from proxy.database import unseen as rows
+from proxy.database.backlog import Lease, lease_unseen
+from proxy.errors import PictrsError, Refusal, SealingError, Unreadable
+from proxy.faults import FaultPoint
+from proxy.intake.budget import Budget
+from proxy.intake.uploads import Upload, upload_of
+from proxy.judging import Judge
+from proxy.known_hashes import KnownHashes
+from proxy.media import Size, measure
+from proxy.pictrs import Pictrs
+from proxy.policy import Decision, Verdict
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 30.0
+_PICTRS_S = 30.0  # after which pict-rs is asked again
+_GONE_S, _GLANCE_S = 10.0, 0.2  # pict-rs answers a deletion before it has done it
+
+
+class Noting:
+    """Writes down what passed unseen, as soon as pict-rs has said under which alias."""
+
+    def __init__(self, database: Database, sealer: Sealer, pictrs: Pictrs) -> None:
+        """
+        Args:
+            sealer: to the reviewers and the gate; who sent something is in no database in the clear.
+        """
+        self._database, self._sealer, self._pictrs = database, sealer, pictrs
+
+    async def note(
+        self, unseen: Sequence[Upload | None], stored: Sequence[Mapping[str, Any]], origin: Origin
+    ) -> None:
+        """Durable on return: these uploads will be looked at.
+
+        Args:
+            unseen: what pict-rs was sent; None for what was seen.
+            stored: pict-rs's entries for it, in the same order.
+
+        Raises:
+            SealingError: it could not be written, and pict-rs has none of it any more.
+            PictrsError: nor could it be taken away from pict-rs.
+        """
+
+        def work() -> None:
+            passed = [
+                self._row(upload, entry, origin)
+                for upload, entry in zip(unseen, stored, strict=True)
+                if upload is not None
+            ]
+            rows.passed_unseen(self._database, passed)
+
+        try:
+            await asyncio.to_thread(work)
+        except Exception as error:  # noqa: BLE001 — the border: whatever it is, nothing stays there unnoted
+            for entry in stored:
+                if isinstance(entry, Mapping) and "file" in entry:
+                    await self._pictrs.delete(str(entry["file"]))
+            raise SealingError(
+                f"what passed unseen could not be written down: {type(error).__name__}"
+            ) from None
+
+    def _row(self, upload: Upload, entry: Mapping[str, Any], origin: Origin) -> UnseenUpload:
+        facts = {
+            "file_name": upload.file_name,
+            "declared_type": upload.declared_type,
+            "route": origin.route,
+            "arguments": [list(pair) for pair in origin.arguments],
+            "uploader": dict(origin.uploader),
+        }
+        return UnseenUpload(
+            alias=str(entry["file"]),
+            delete_token=str(entry["delete_token"]),
+            sha256=upload.sha256,
+            created_at=datetime.now(UTC),
+            facts=self._sealer.seal_facts(facts),
+        )
+
+
+class UnseenUploads:
+    """The queue of what passed unseen."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        identities: Sequence[pyrage.x25519.Identity],
+        memory: Budget,
+        largest_bytes: int,
+        judge: Judge,
+        known: KnownHashes,
+        lookout: Lookout,
+        keeper: Keeper,
+        pictrs: Pictrs,
+        fault: FaultPoint,
+    ) -> None:
+        """
+        Args:
+            memory: for one file at a time, whatever its size.
+            largest_bytes: of a file that pict-rs stores.
+        """
+        self._database, self._identities = database, identities
+        self._memory, self._largest_bytes = memory, largest_bytes
+        self._judge, self._known, self._lookout = judge, known, lookout
+        self._keeper, self._pictrs, self._fault = keeper, pictrs, fault
+
+    async def lease(self, lease: Lease) -> UnseenUpload | None:
+        """See `Queue.lease`."""
+        return await self._database.run(lease_unseen, lease)
+
+    async def settle(self, item: UnseenUpload) -> None:
+        """See `Queue.settle`."""
+        await self._settle(item, None)
+
+    async def give_up(self, item: UnseenUpload, reason: str) -> None:
+        """See `Queue.give_up`."""
+        await self._settle(item, Decision(Verdict.HOLD, reason))
+
+    async def _settle(self, item: UnseenUpload, decision: Decision | None) -> None:
+        try:
+            if item.case_id is None:
+                async with self._memory.lend(self._memory.total):
+                    is_held = await self._look(item, decision)
+                if not is_held:
+                    return
+                self._fault("unseen-held")
+            await self._take_away(item)
+        except PictrsError as error:
+            raise NotNow(str(error), again_s=_PICTRS_S) from None
+
+    async def _look(self, item: UnseenUpload, decision: Decision | None) -> bool:
+        """Looks at an upload; whether it is a case now."""
+        await self._database.run(rows.still_unseen, item)
+        try:
+            content = await self._pictrs.original(item.alias, largest=2 * self._largest_bytes)
+        except PictrsError as error:
+            if error.status != 404:
+                raise
+            await self._database.run(rows.gone_since, item, alias_key=alias_key(item.alias))
+            return False
+        sha256 = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+        try:
+            upload = upload_of(content, sha256, file_name="", declared_type=None)
+        except Refusal:
+            raise NotNow("pict-rs has given what is no media", again_s=_PICTRS_S) from None
+        look: Look | None = None
+        if decision is None:
+            decision = await self._known.find(item.sha256)
+        if decision is None:
+            look, decision = await self._judge.judge(
+                *(content, upload.media, sha256),
+                priority=Priority.BACKFILL,
+                within_s=_LOOK_S,
+                despite_lockdown=True,
+            )
+        if isinstance(look, Unseen):
+            raise not_seen(look, self._lookout)
+        self._fault("unseen-looked")
+        log.info("passed unseen, looked at: verdict=%s reason=%r", decision.verdict, decision.reason)
+        if decision.verdict is Verdict.ALLOW:
+            await self._database.run(rows.seen_since, item, reason=decision.reason)
+            return False
+        await self._hold(item, upload, look, decision)
+        return True
+
+    async def _hold(self, item: UnseenUpload, upload: Upload, look: Look | None, decision: Decision) -> None:
+        """Makes a case of what pict-rs has, which stands at all its aliases."""
+        known = facts_of(item, self._identities)
+        upload = Upload(
+            upload.content,
+            upload.sha256,
+            upload.media,
+            str(known.get("file_name") or ""),
+            known.get("declared_type"),
+        )
+        origin = Origin(
+            str(known.get("route") or ""), known.get("arguments") or [], known.get("uploader") or {}
+        )
+        passed = _passed(item)
+        promises = await self._promises(item, upload, look)
+        if all(promise.alias != item.alias for promise in promises):
+            raise NotNow("its alias has just become a case's", again_s=_PICTRS_S)
+        held = replace(decision, verdict=Verdict.HOLD)
+        # Others have sent the very same picture: it is one case, and says who they were.
+        others = await self._database.run(rows.same_picture, item, [promise.alias for promise in promises])
+
+        def record(case: Case, facts: dict[str, Any]) -> None:
+            noted = {**facts, "passed_unseen": passed}
+            rows.held_since(self._database, item, case, others=others, facts=noted)
+
+        facts = {
+            "passed_unseen": {**passed, **known},
+            "also_passed_unseen": [
+                {**_passed(other), **facts_of(other, self._identities)} for other in others
+            ],
+            "looked_later": look_facts(decision, look),
+        }
+        try:
+            item.case_id = await self._keeper.keep_stored(
+                upload, held, look, origin, promises=promises, facts=facts, record=record
+            )
+        except IntegrityError:
+            raise NotNow("an alias of it has just become a case's", again_s=_PICTRS_S) from None
+
+    async def _promises(self, item: UnseenUpload, upload: Upload, look: Look | None) -> list[Promise]:
+        """All aliases of the file in pict-rs, but for those that stand for a case already.
+
+        One file has several where several have uploaded the same picture. It goes as a whole.
+        """
+        measured = await asyncio.to_thread(measure, upload.content, upload.media)
+        size, frames = measured or (None, None)
+        if isinstance(look, Seen):
+            size = Size(look.width, look.height)
+        details = await asyncio.to_thread(placeholder.details, upload.media, size, frames)
+        aliases = {item.alias, *await self._pictrs.aliases(item.alias)}
+        keys = {alias: alias_key(alias) for alias in aliases}
+        taken = await self._database.run(rows.promised, list(keys.values()))
+        tokens = await self._database.run(rows.tokens, list(aliases))
+        now = datetime.now(UTC)
+        return [
+            Promise(
+                alias=alias,
+                alias_key=keys[alias],
+                delete_token=tokens.get(alias) or make_delete_token(),
+                details=details,
+                arguments=[],  # what is sealed has been through them
+                stored_at=now,
+                stored_token=tokens.get(alias),
+            )
+            for alias in sorted(aliases)
+            if keys[alias] not in taken
+        ]
+
+    async def _take_away(self, item: UnseenUpload) -> None:
+        """Takes a held picture away from pict-rs, and sees that it has gone."""
+        case = await self._database.run(cases.get, str(item.case_id))
+        for promise in case.promises:
+            await self._pictrs.delete(promise.alias)
+        self._fault("unseen-taken")
+        end = asyncio.get_running_loop().time() + _GONE_S
+        for promise in case.promises:
+            while await self._pictrs.has(promise.alias):
+                if asyncio.get_running_loop().time() > end:
+                    raise NotNow("pict-rs has it still", again_s=_PICTRS_S)
+                await asyncio.sleep(_GLANCE_S)
+        await self._database.run(rows.taken_away, item)
+        log.warning("case %s had passed unseen; it is sealed, and pict-rs has it no more", case.id)
+
+
+def facts_of(item: UnseenUpload, identities: Sequence[pyrage.x25519.Identity]) -> Mapping[str, Any]:
+    """Who sent an upload and how; `sealed`, in base64, where the gate cannot open it and a reviewer can."""
+    try:
+        return open_facts(item.facts, identities)
+    except Unreadable as error:
+        log.error("upload %s: %s", item.number, error)
+        return {"sealed": base64.b64encode(item.facts).decode()}
+
+
+def _passed(item: UnseenUpload) -> dict[str, Any]:
+    return {"at": item.created_at.isoformat(), "uploaded_sha256": item.sha256, "alias": item.alias}

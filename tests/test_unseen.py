@@ -1,0 +1,162 @@
+"""What was let pass unseen is never forgotten, and neither is who sent it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+
+from proxy.cases.keeping import Origin
+from proxy.cases.life import CaseState
+from proxy.cases.sealing import Sealer, read_identities, write_new_identity
+from proxy.cases.unseen import Noting, facts_of
+from proxy.database import Case, Database, Promise, UnseenUpload, backlog, cases, ledger, unseen
+from proxy.errors import CaseError, SealingError
+from proxy.intake.uploads import upload_of
+from tests import pictures
+from tests.looker import sha256
+
+FILE = pictures.png((64, 48), seed=940_000)
+ENTRY = {"file": "a.png", "delete_token": "t"}
+
+
+def noted(database: Database, alias: str = "a.png", *, facts: bytes = b"sealed") -> None:
+    now = datetime.now(UTC)
+    row = UnseenUpload(alias=alias, delete_token="t", sha256=sha256(FILE), created_at=now, facts=facts)
+    unseen.passed_unseen(database, [row])
+
+
+def leased(database: Database) -> UnseenUpload:
+    found = backlog.lease_unseen(database, backlog.Lease("a gate", datetime.now(UTC) + timedelta(minutes=1)))
+    assert found is not None
+    return found
+
+
+def rows(database: Database) -> list[UnseenUpload]:
+    with database.reading() as session:
+        return list(session.query(UnseenUpload).order_by(UnseenUpload.number))
+
+
+def case_at(*aliases: str) -> Case:
+    promises = [
+        Promise(
+            alias=alias,
+            alias_key=alias.encode(),
+            delete_token="t",
+            details={},
+            arguments=[],
+            stored_at=datetime.now(UTC),
+        )
+        for alias in aliases
+    ]
+    return Case(
+        id="case-1",
+        state=CaseState.PENDING,
+        created_at=datetime.now(UTC),
+        reason="a rule",
+        file="case-1.age",
+        promises=promises,
+    )
+
+
+class Deleting:
+    """As much of pict-rs as noting needs."""
+
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+
+    async def delete(self, alias: str) -> None:
+        self.deleted.append(alias)
+
+
+class Broken(Sealer):
+    """What fails as nobody thought of."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def seal_facts(self, facts: Any) -> bytes:
+        raise pyrage.EncryptError("odd")
+
+
+async def test_whatever_keeps_an_upload_from_being_noted_it_does_not_stay_in_pict_rs(
+    database: Database,
+) -> None:
+    pictrs, upload = Deleting(), upload_of(FILE, sha256(FILE), file_name="", declared_type=None)
+    noting = Noting(database, Broken(), pictrs)  # type: ignore[arg-type]
+    with pytest.raises(SealingError, match="could not be written down"):
+        await noting.note([upload], [ENTRY], Origin("POST /image", [], {}))
+    assert pictrs.deleted == ["a.png"] and rows(database) == []
+
+
+def test_who_sent_a_file_into_a_case_that_has_just_been_made_stays_with_the_case(database: Database) -> None:
+    noted(database, "a.png")
+    first = leased(database)
+    case = case_at("a.png", "b.png")  # pict-rs knows of the second upload, and nobody has noted it yet
+    noted(database, "b.png", facts=b"who sent b")
+    unseen.held_since(database, first, case, others=[], facts={})
+    unseen.taken_away(database, cased(first, case))
+    unseen.gone_since(database, leased(database), alias_key=b"b.png")
+    of_a, of_b = rows(database)
+    assert (of_a.facts, of_b.facts, of_b.case_id) == (b"", b"who sent b", case.id)
+    assert [entry.act for entry in ledger.entries(database, case_id=case.id)][-1] == "gone unseen"
+    assert backlog.waiting(database).unseen == 0
+
+
+def cased(upload: UnseenUpload, case: Case) -> UnseenUpload:
+    upload.case_id = case.id
+    return upload
+
+
+def test_only_whoever_has_the_lease_goes_on(database: Database) -> None:
+    noted(database)
+    first = leased(database)
+    unseen.still_unseen(database, first)
+    backlog.forget_leases(database, "a gate")
+    second = leased(database)
+    with pytest.raises(CaseError, match="another gate has it"):
+        unseen.still_unseen(database, first)
+    unseen.seen_since(database, second, reason="no rule matched")
+    with pytest.raises(CaseError, match="done with"):
+        unseen.still_unseen(database, second)
+
+
+def test_of_what_a_user_has_deleted_before_anybody_looked_nothing_stays_but_the_ledger(
+    database: Database,
+) -> None:
+    noted(database)
+    unseen.gone_since(database, leased(database), alias_key=b"a.png")
+    (row,) = rows(database)
+    assert (row.facts, row.case_id) == (b"", None) and row.done_at is not None
+    assert [entry.act for entry in ledger.entries(database)] == ["gone unseen"]
+
+
+def test_uploads_of_one_picture_are_one_case_and_no_other_s_row_is_touched(database: Database) -> None:
+    for alias in ("a.png", "b.png", "c.png"):
+        noted(database, alias)
+    first = leased(database)
+    others = unseen.same_picture(database, first, ["a.png", "b.png"])
+    assert [one.alias for one in others] == ["b.png"]
+    unseen.held_since(database, first, case_at("a.png", "b.png"), others=others, facts={})
+    assert [row.done_at is not None for row in rows(database)] == [False, True, False]
+    assert [row.case_id for row in rows(database)] == ["case-1", "case-1", None]
+    assert cases.get(database, "case-1").state is CaseState.PENDING
+
+
+def test_facts_that_the_gate_cannot_open_any_more_go_to_the_reviewers_as_they_are(tmp_path: Path) -> None:
+    for name in ("lost.key", "new.key", "reviewer.key"):
+        write_new_identity(tmp_path / name)
+    recipients = [
+        str(read_identities(tmp_path / name)[0].to_public()) for name in ("lost.key", "reviewer.key")
+    ]
+    sealed = Sealer(recipients).seal_facts({"uploader": {"address": "192.0.2.1"}})
+    row = UnseenUpload(number=1, facts=sealed)
+    kept = facts_of(row, read_identities(tmp_path / "new.key"))
+    assert list(kept) == ["sealed"]
+    opened = pyrage.decrypt(base64.b64decode(kept["sealed"]), read_identities(tmp_path / "reviewer.key"))
+    assert json.loads(opened) == {"uploader": {"address": "192.0.2.1"}}
