@@ -27,6 +27,18 @@ HOLDING = (  # and deferring
     "withdrawing",  # pict-rs has refused them; what was promised is to be withdrawn
     "withdrawn",
 )
+LOOKING_LATER = (  # at what was deferred
+    "backlog-looked",  # and nothing is written down yet
+    "backlog-settled",  # pending or released, and the gate can open it still
+    "backlog-resealed",  # beside the one of before
+    "case-replaced",  # and nothing says so
+)
+ALLOWING_UNSEEN = (
+    "unseen-stored",  # pict-rs has it, and nothing says that nobody has looked
+    "unseen-looked",
+    "unseen-held",  # sealed and promised, and pict-rs has it too
+    "unseen-taken",
+)
 RELEASING = (
     "release-opened",  # and nothing is written down yet
     "release-begun",
@@ -53,7 +65,16 @@ EXPIRING = (
     "bytes-deleted",  # and nothing says so
 )
 ANY_WRITE = ("uncommitted", "committed")  # of the database, whatever it is that is written
-POINTS = (*HOLDING, *RELEASING, *CONFIRMING, *ROTATING, *EXPIRING, *ANY_WRITE)
+POINTS = (
+    *HOLDING,
+    *LOOKING_LATER,
+    *ALLOWING_UNSEEN,
+    *RELEASING,
+    *CONFIRMING,
+    *ROTATING,
+    *EXPIRING,
+    *ANY_WRITE,
+)
 
 
 def nowhere(point: str) -> None:

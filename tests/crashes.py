@@ -17,19 +17,24 @@ from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
 from pathlib import Path
 
+from sqlalchemy import and_, func, select
+
 from proxy.cases.life import RELEASE_S
-from proxy.cases.sealing import open_sealed, read_identities, write_new_identity
-from proxy.database import Case, CaseState, cases, ledger, memory
+from proxy.cases.sealing import open_sealed, read_identities, recipients_in, write_new_identity
+from proxy.database import Case, CaseState, UnseenUpload, cases, decisions, ledger, memory
 from proxy.database.memory import Remembered
 from tests import pictures
 from tests.client import get, until_gone, upload
 from tests.fake import SEEN, Asked, Reply, classifier, json_reply
 from tests.gate import Gate
+from tests.looker import pixels
 from tests.pictrs import Pictrs
 from tests.processes import Program, answers
 
 _GATE = Path(sys.executable).parent / "pictrs-gate"
 _WITHIN_S = 60.0
+_AT_REST_S = 300.0  # what pict-rs gave no answer about is tried again after minutes
+_ALLOW = 'on_unavailable = "allow"\n'
 _TOO_WIDE = (10_001, 8)  # pict-rs takes 10 000
 _PICTRS_S = 2.0  # more than an import of a small picture takes
 _HELD = (CaseState.DEFERRED, CaseState.PENDING, CaseState.CONFIRMED)
@@ -42,10 +47,12 @@ class Told:
     Attributes:
         promised: alias → content of what is held; the alias shows a placeholder.
         stored: aliases of what passed.
+        unseen: alias → content of what passed although nobody could look.
     """
 
     promised: dict[str, bytes] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)
+    unseen: dict[str, bytes] = field(default_factory=dict)
 
 
 class Scene:
@@ -53,9 +60,10 @@ class Scene:
 
     def __init__(self, folder: Path, pictrs: Pictrs, *, seed: int, **gate: object) -> None:
         self.pictrs, self.chance = pictrs, random.Random(seed)
-        self.told, self.is_away = Told(), False
+        self.told, self.is_away, self.is_allowing = Told(), False, False
         self._sent: dict[str, bytes] = {}  # by SHA-256
-        self._hits: set[str] = set()
+        self._drawn: set[str] = set()
+        self._hits: set[str] = set()  # both by their pixels: pict-rs writes files anew
         self._seed, self._clean = 100_000 * seed, [pictures.png((48, 32), seed=n) for n in range(4)]
         self._classifier = classifier(self._look)
         self.gate = Gate(
@@ -77,13 +85,15 @@ class Scene:
 
     # --- gates and commands ---
 
-    def start(self, fault: str | None = None) -> None:
+    def start(self, fault: str | None = None, *, dies_at_once: bool = False) -> None:
         """A gate that is to die at `fault`; files of its forerunner count as old."""
         long_ago = time.time() - 600
         for path in (self.gate.folder / "cases").glob("*"):
             os.utime(path, (long_ago, long_ago))
         words = ["--log-level", "warning", "serve", "--config", self.gate.config]
         self._running = self._program(words, "gate.log", fault)
+        if dies_at_once:
+            return
         self._until(lambda: answers(f"{self.gate.url}/healthz"), "the gate answers")
         self._until(self._is_adopted, "every sealed file has a case")
 
@@ -119,6 +129,15 @@ class Scene:
         """`keys rotate`, like `review`."""
         words = ["--log-level", "warning", "keys", "rotate", "--config", self.gate.config]
         return self._command([*words, "--reviewer", "ann"], fault, after_s)
+
+    def allow_unseen(self, is_allowing: bool) -> None:
+        """Whether the next gate lets pass what nobody can look at."""
+        text = self.gate.config.read_text().replace(_ALLOW, "")
+        assert "[policy]\n" in text
+        self.gate.config.write_text(
+            text.replace("[policy]\n", f"[policy]\n{_ALLOW}") if is_allowing else text
+        )
+        self.is_allowing = is_allowing
 
     def one_more_or_less_can_open(self) -> None:
         """Puts a second recipient into the configuration, or takes it out again."""
@@ -164,7 +183,7 @@ class Scene:
         """A picture that the classifier takes for one that has to be held."""
         self._seed += 1
         content = pictures.png(size, seed=self._seed)
-        self._hits.add(hashlib.sha256(content).hexdigest())
+        self._hits.add(pixels(content))
         return content
 
     def held(self, *, too_wide: bool = False) -> str:
@@ -186,6 +205,7 @@ class Scene:
 
     def _send(self, contents: Sequence[bytes]) -> None:
         self._sent.update((hashlib.sha256(content).hexdigest(), content) for content in contents)
+        self._drawn.update(map(pixels, contents))
         try:
             answer = upload(self.gate.url, *contents)
         except (HTTPException, OSError):
@@ -194,7 +214,9 @@ class Scene:
             assert answer.status == 400, answer
             return
         for content, entry in zip(contents, answer.json()["files"], strict=True):
-            if self.is_away or hashlib.sha256(content).hexdigest() in self._hits:
+            if self.is_away and self.is_allowing:
+                self.told.unseen[entry["file"]] = content
+            elif self.is_away or pixels(content) in self._hits:
                 self.told.promised[entry["file"]] = content
             else:
                 self.told.stored.add(entry["file"])
@@ -203,7 +225,7 @@ class Scene:
         if self.is_away:
             return Reply(503)
         sha256 = hashlib.sha256(asked.body).hexdigest()
-        signals = {"sexual": 0.9, "minor": 0.8} if sha256 in self._hits else SEEN["signals"]
+        signals = {"sexual": 0.9, "minor": 0.8} if pixels(asked.body) in self._hits else SEEN["signals"]
         frames = [{"index": 0, "signals": signals}]
         about = {"sha256": sha256, "pdq": None, "pdq_quality": None}
         return json_reply(200, {**SEEN, "signals": signals, "frames": frames, "hashes": about})
@@ -216,11 +238,15 @@ class Scene:
         Args:
             everything: also what an earlier check has looked at.
         """
+        if not self.is_away:
+            self._until(self._is_at_rest, "everything has been looked at", within_s=_AT_REST_S)
+            self._check_unseen()
         with self.gate.database() as database:
             known = {case.id: case for case in cases.listed(database, limit=100_000)}
             entries = ledger.entries(database)
             assert ledger.first_broken(database) is None
-            verdicts = {sha256: memory.exactly(database, sha256) for sha256 in self._sent}
+            files_known = {case.sha256 for case in known.values() if case.sha256 is not None}
+            verdicts = {sha256: memory.exactly(database, sha256) for sha256 in files_known}
         files = {path.name for path in (self.gate.folder / "cases").iterdir()}
         kept = {case.file for case in known.values() if case.state is not CaseState.EXPIRED}
         assert files == kept, "a file without a case, or a case without"
@@ -229,8 +255,8 @@ class Scene:
             if entry.case_id is not None and entry.act in set(CaseState):
                 acts.setdefault(entry.case_id, []).append(entry.act)
         by_alias = {promise.alias: case for case in known.values() for promise in case.promises}
-        for alias, content in self.told.promised.items():
-            assert by_alias[alias].sha256 == hashlib.sha256(content).hexdigest(), f"{alias} was promised"
+        for alias in self.told.promised:
+            assert alias in by_alias, f"{alias} was promised"
         for case_id, case in known.items():
             history = acts[case_id]
             begins = (CaseState.DEFERRED, CaseState.PENDING)
@@ -247,12 +273,19 @@ class Scene:
             return
         opened = open_sealed(self.gate.folder / "cases" / case.file, read_identities(self.gate.key))
         sha256 = hashlib.sha256(opened.original).hexdigest()
-        assert self._sent[sha256] == opened.original
+        shows = pixels(opened.original)  # the very bytes, or what pict-rs has made of them
+        assert self._sent.get(sha256) == opened.original or "passed_unseen" in opened.facts
+        assert shows in self._drawn
         assert opened.facts["sha256"] == sha256 and opened.facts["case"] == case.id
-        wanted = {CaseState.RELEASED: "allow", CaseState.CONFIRMED: "block"}.get(case.state)
+        assert recipients_in(self.gate.folder / "cases" / case.file) <= 2 + case.gate_reads
+        by_gate = case.decided_by == decisions.GATE  # nobody's word: it is looked at again
+        decided = {CaseState.RELEASED: None if by_gate else "allow", CaseState.CONFIRMED: "block"}
+        wanted = decided.get(case.state)
         verdict = verdicts[sha256]
         assert (verdict and verdict.verdict) == wanted, f"{case.id}: {case.state}, remembered as {verdict}"
         for promise in case.promises:
+            told = self.told.promised.get(promise.alias)
+            assert told is None or pixels(told) == shows, f"{promise.alias} was promised for something else"
             target = f"/image/original/{promise.alias}"
             if case.state in _HELD:
                 assert until_gone(self.pictrs.url, promise.alias), f"{case.id}: stored and {case.state}"
@@ -266,6 +299,16 @@ class Scene:
                 assert shown.status == 200 and shown.headers["cache-control"] == "no-store"
         if case.state is not CaseState.RELEASING:
             self._looked_at.add(case.id)
+
+    def _check_unseen(self) -> None:
+        """What had passed unseen is in one place: in pict-rs, or held."""
+        for alias, content in self.told.unseen.items():
+            if pixels(content) in self._hits:
+                assert until_gone(self.pictrs.url, alias), f"{alias}: passed unseen, and is there still"
+                self.told.promised[alias] = content
+            else:
+                self.told.stored.add(alias)
+        self.told.unseen.clear()
 
     def _check_expired(self, case: Case, verdicts: Mapping[str, Remembered | None]) -> None:
         assert case.sha256 is not None and case.expired_at is not None
@@ -287,11 +330,19 @@ class Scene:
         with self.gate.database() as database:
             return {path.name for path in (self.gate.folder / "cases").iterdir()} == cases.files(database)
 
-    def _until(self, holds: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + _WITHIN_S
+    def _is_at_rest(self) -> bool:
+        """Whether the gate has nothing to look at, to store or to seal anew."""
+        by_human = and_(Case.state == CaseState.RELEASING, Case.decided_by != decisions.GATE)
+        with self.gate.database() as database, database.reading() as session:
+            waits = select(Case.id).where(Case.gate_reads, ~func.coalesce(by_human, False)).limit(1)
+            unseen = select(UnseenUpload.number).where(UnseenUpload.done_at.is_(None)).limit(1)
+            return session.scalar(waits) is None and session.scalar(unseen) is None
+
+    def _until(self, holds: Callable[[], bool], what: str, *, within_s: float = _WITHIN_S) -> None:
+        end = time.monotonic() + within_s
         while not holds():
             assert time.monotonic() < end, f"not in time: {what}\n" + self._log()
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def _log(self) -> str:
         return (self.gate.folder / "gate.log").read_text()[-2000:]
@@ -305,6 +356,43 @@ def _hold(scene: Scene, fault: str | None) -> None:
     after_s = scene.chance.uniform(0.0, 0.25) if fault is None else None
     scene.upload(then_kill_after_s=after_s, refused=refused)
     if fault is not None:
+        scene.has_died()
+    scene.start()
+
+
+def _look_later(scene: Scene, fault: str | None) -> None:
+    scene.is_away = True
+    scene.kill()
+    scene.start()
+    scene.upload(then_kill_after_s=5.0)
+    scene.is_away = False
+    _dies_by_itself(scene, fault)
+
+
+def _pass_unseen(scene: Scene, fault: str | None) -> None:
+    scene.is_away = True
+    scene.allow_unseen(True)
+    scene.kill()
+    is_upload = fault == "unseen-stored"
+    scene.start(fault if is_upload else None)
+    scene.upload(then_kill_after_s=None if is_upload else 8.0)
+    if is_upload:
+        scene.has_died()
+    scene.is_away = False
+    _dies_by_itself(scene, None if is_upload else fault)
+    scene.check()
+    scene.allow_unseen(False)
+    scene.kill()
+    scene.start()
+
+
+def _dies_by_itself(scene: Scene, fault: str | None) -> None:
+    """A gate dies at what it does without being asked; and another one goes on."""
+    scene.start(fault, dies_at_once=fault is not None)
+    if fault is None:
+        time.sleep(scene.chance.uniform(0.0, 2.0))
+        scene.kill()
+    else:
         scene.has_died()
     scene.start()
 
@@ -383,6 +471,27 @@ _AT: Sequence[tuple[Callable[[Scene, str | None], None], Sequence[str | None]]] 
             *("case-begun", "case-written", "case-named", "case-sealed", "case-sealed>uncommitted"),
             *("case-sealed>committed", "case-recorded", "kept", "forwarded", "withdrawing"),
             *("withdrawing>uncommitted", "withdrawn", None, None, None),
+        ),
+    ),
+    (
+        _look_later,
+        (
+            *("backlog-looked", "backlog-looked>uncommitted", "backlog-looked>importing"),
+            *("backlog-looked>imported", "backlog-looked>import-noted>uncommitted", "backlog-settled"),
+            *(
+                "backlog-settled>case-written",
+                "backlog-resealed",
+                "case-replaced",
+                "case-replaced>uncommitted",
+            ),
+            None,
+        ),
+    ),
+    (
+        _pass_unseen,
+        (
+            *("unseen-stored", "unseen-looked", "unseen-looked>case-sealed", "unseen-looked>uncommitted"),
+            *("unseen-held", "unseen-taken", "unseen-taken>uncommitted", None),
         ),
     ),
     (

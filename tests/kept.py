@@ -11,11 +11,13 @@ from typing import Any
 from proxy import faults
 from proxy.cases.keeping import Keeper, Origin, Wanted
 from proxy.cases.quarantine import Quarantine
+from proxy.cases.quota import Limits, Quota
 from proxy.cases.sealing import Sealer
 from proxy.channels.looks import Seen
 from proxy.database import Case, Database
 from proxy.intake.uploads import Upload
 from proxy.media import Size, recognise
+from proxy.metrics import Metrics
 from proxy.policy import Decision, Verdict
 from tests.gate import Gate
 
@@ -49,7 +51,7 @@ def keep(
     look = Seen(signals, frames, "own 0123456789abcdef", media.name, 320, 200, "ab" * 32, 90)
     decision = Decision(Verdict.HOLD, "rule: a suspicion", "a suspicion")
     quarantine = Quarantine(folder, Sealer(recipients), faults.from_environment())
-    keeper = Keeper(database, quarantine, lambda _: None)
+    keeper = keeper_of(database, quarantine, folder)
 
     async def run() -> None:
         await keeper.keep(upload, decision, look, origin, Wanted(lambda: (Size(320, 200), None)))
@@ -69,3 +71,10 @@ def held(gate: Gate, content: bytes, **changes: Any) -> str:
     """A case of a gate that does not run."""
     with gate.database() as database:
         return keep(database, gate.folder / "cases", [gate.recipient], content, **changes)
+
+
+def keeper_of(database: Database, quarantine: Quarantine, folder: Path) -> Keeper:
+    """One that has all the room of its disk."""
+    metrics = Metrics()
+    quota = Quota(database, folder, Limits(quota=1 << 50, of_uploader=1 << 50, keep_free=0), metrics)
+    return Keeper(database, quarantine, quota, metrics, lambda _: None)

@@ -20,7 +20,6 @@ from sqlalchemy import update
 from proxy.cases.backlog import Backlog, NotNow, Pace
 from proxy.cases.clearances import Clearances
 from proxy.cases.deferred import Opener
-from proxy.cases.keeping import Keeper
 from proxy.cases.life import Act, CaseState
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer, gate_identities, open_sealed, read_identities, write_new_identity
@@ -40,6 +39,7 @@ from tests import pictures
 from tests.client import get, send
 from tests.fake import Asked, Fake, Reply, json_reply
 from tests.gate import Gate
+from tests.kept import keeper_of
 from tests.looker import Looker, pixels, sha256, until
 
 FILE = pictures.png((64, 48), seed=910_000)
@@ -424,7 +424,7 @@ async def test_what_the_gate_releases_by_itself_passes_the_hook_only_where_nobod
     write_new_identity(tmp_path / "a.key")
     sealer = Sealer([str(read_identities(tmp_path / "a.key")[0].to_public())])
     quarantine = Quarantine(tmp_path / "cases", sealer, lambda _: None)
-    keeper = Keeper(database, quarantine, lambda _: None)
+    keeper = keeper_of(database, quarantine, tmp_path / "cases")
     look = Unseen("gone") if verdict is Verdict.DEFER else SEEN
     hook = ValidationHook(
         judge=Says(look, Decision(verdict, "because")),  # type: ignore[arg-type]

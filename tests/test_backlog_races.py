@@ -14,7 +14,7 @@ from proxy.cases.deferred import Opener, Resealer
 from proxy.cases.life import CaseState
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer, open_sealed, read_identities, write_new_identity
-from proxy.database import Case, Database, Promise, backlog, cases, decisions, promising
+from proxy.database import Case, Database, Promise, backlog, cases, decisions, memory, promising
 from proxy.errors import CaseError, StoredMeanwhile
 from proxy.intake.budget import Budget
 from tests import pictures
@@ -66,6 +66,9 @@ class Stored:
     async def delete(self, alias: str) -> None:
         self.deleted.append(alias)
 
+    async def stored_sha256(self, alias: str) -> str | None:
+        return None
+
 
 # --- a human and the gate ---
 
@@ -93,7 +96,7 @@ def test_nothing_that_pict_rs_has_is_confirmed(database: Database) -> None:
     released_by_the_gate(database, leased(database))
     with pytest.raises(StoredMeanwhile):
         decisions.confirmed(database, a_case().id, by="ann", sha256=sha256(FILE))
-    assert cases.known(database, sha256(FILE)) is None
+    assert memory.exactly(database, sha256(FILE)) is None
     promising.not_stored(database, a_case().id)
     decisions.confirmed(database, a_case().id, by="ann", sha256=sha256(FILE))
 

@@ -26,7 +26,7 @@ from rich.table import Table
 from sqlalchemy import insert
 
 from proxy.aliases import alias_key
-from proxy.cases.keeping import Keeper, Wanted
+from proxy.cases.keeping import Wanted
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer, write_new_identity
 from proxy.channels.looks import Seen
@@ -36,7 +36,7 @@ from proxy.intake.uploads import Upload
 from proxy.media import Size, recognise
 from proxy.policy import Decision, Verdict
 from tests import pictures
-from tests.kept import ORIGIN
+from tests.kept import ORIGIN, keeper_of
 
 CASES, HELD, LISTED, LARGE = 100_000, 60, 15, 2_000_000
 _FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -83,7 +83,8 @@ async def hold(folder: Path, recipients: int) -> dict[str, Any]:
     rng = random.Random(7)
     keys = [write_new_identity(folder / f"{number}.key") for number in range(recipients)]
     database = Database(f"sqlite:///{folder}/gate.db")
-    keeper = Keeper(database, Quarantine(folder / "cases", Sealer(keys), lambda _: None), lambda _: None)
+    quarantine = Quarantine(folder / "cases", Sealer(keys), lambda _: None)
+    keeper = keeper_of(database, quarantine, folder / "cases")
     start = pictures.jpeg((64, 64))
     media = recognise(start)
     assert media is not None

@@ -98,16 +98,17 @@ def test_nothing_in_the_gate_deletes_a_sealed_file() -> None:
                 found += [f"{path.name}: open {mode}" for mode in modes if set(str(mode)) & set("wa+")]
     assert sorted(found) == sorted(
         [
-            "quarantine.py: unfinished.rename",
-            "quarantine.py: unfinished.unlink",
-            "quarantine.py: path.unlink",
-            # A case that is sealed anew: what takes the place of a file holds the same and was read again,
+            "quarantine.py: new.rename",
+            "quarantine.py: new.unlink",  # what could not be given its name
+            "quarantine.py: path.unlink",  # what could not be written
+            "quarantine.py: path.unlink",  # what nobody has written to its end
+            # A case that is sealed anew: what takes the place of a file holds the same,
             # and what was there before goes when that is noted.
             "quarantine.py: new.rename",
-            "quarantine.py: unfinished.unlink",
             "quarantine.py: path.with_suffix(_BEFORE).rename",
             "quarantine.py: path.with_suffix(_BEFORE).unlink",
             "rotating.py: new.unlink",
+            "deferred.py: new.unlink",
             # The picture in the clear that a reviewer has asked for, in a new file that could not be written.
             "opening.py: open wb",
             "opening.py: path.unlink",
