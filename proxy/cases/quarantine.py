@@ -94,10 +94,14 @@ class Quarantine:
             new.rename(self.path(name))
             self._sync_folder()
         except OSError as error:
-            new.unlink(missing_ok=True)
+            self.discard(new)
             raise SealingError(f"case {name.removesuffix(_SEALED)} could not be written: {error}") from None
         self._fault("case-replaced")
         return size
+
+    def discard(self, new: Path) -> None:
+        """Removes what `seal_beside` has written, unless it has taken its place."""
+        new.unlink(missing_ok=True)
 
     def size(self, name: str) -> int:
         """Bytes of a sealed file.
