@@ -245,8 +245,9 @@ class Scene:
             known = {case.id: case for case in cases.listed(database, limit=100_000)}
             entries = ledger.entries(database)
             assert ledger.first_broken(database) is None
-            files_known = {case.sha256 for case in known.values() if case.sha256 is not None}
-            verdicts = {sha256: memory.exactly(database, sha256) for sha256 in files_known}
+            # That of an adopted case stands in its sealed file only.
+            hashes = {case.sha256 for case in known.values() if case.sha256} | self._sent.keys()
+            verdicts = {sha256: memory.exactly(database, sha256) for sha256 in hashes}
         files = {path.name for path in (self.gate.folder / "cases").iterdir()}
         kept = {case.file for case in known.values() if case.state is not CaseState.EXPIRED}
         assert files == kept, "a file without a case, or a case without"

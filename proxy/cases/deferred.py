@@ -217,7 +217,7 @@ class Resealer:
                 replace=lambda: self._quarantine.replace(case.file, new),
             )
         finally:
-            new.unlink(missing_ok=True)
+            self._quarantine.discard(new)
 
     async def lease(self, lease: Lease) -> Case | None:
         """See `Queue.lease`."""

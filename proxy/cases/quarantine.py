@@ -109,6 +109,11 @@ class Quarantine:
         self._fault("case-replaced")
         return size
 
+    def discard(self, new: Path) -> None:
+        """Removes what `write_beside` or `seal_beside` has written, unless it has taken its place."""
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+
     def _for(self, *, gate_reads: bool) -> Sealer:
         if not gate_reads:
             return self._sealer
@@ -125,8 +130,7 @@ class Quarantine:
                 os.fsync(file.fileno())
             self._fault("case-written")
         except (OSError, SealingError, ValueError) as error:
-            with suppress(OSError):  # of a folder that is gone, or cannot be written any more
-                path.unlink(missing_ok=True)
+            self.discard(path)
             raise SealingError(f"case {path.name.partition('.')[0]} could not be written: {error}") from None
         return path
 
@@ -137,8 +141,7 @@ class Quarantine:
             self._fault("case-named")
             self._sync_folder()
         except OSError as error:
-            with suppress(OSError):
-                new.unlink(missing_ok=True)
+            self.discard(new)
             raise SealingError(f"case {name.removesuffix(_SEALED)} could not be written: {error}") from None
         return size
 

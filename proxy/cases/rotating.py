@@ -92,7 +92,7 @@ class Rotation:
                 swap=lambda: self._quarantine.swap(case.file, new, stamp),
             )
         finally:
-            new.unlink(missing_ok=True)
+            self._quarantine.discard(new)
         if is_done:  # where it has failed, nobody knows whether it is noted: see `resume`
             self._fault("case-reseal-noted")
             self._quarantine.settle(case.file)

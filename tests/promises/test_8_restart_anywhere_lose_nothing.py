@@ -61,7 +61,8 @@ def test_killed_between_sealing_and_answering_the_evidence_is_there_and_nothing_
     assert shown["state"] == "pending"
     assert (shown["alias"] is None) == (point == "case-sealed")
     assert len(running_pictrs.stored_files()) == stored
-    assert [entry.case_id for entry in gate.ledger()] == [case]
+    # One that was adopted may be noted a second time: that the gate's own key does not open it.
+    assert [entry.case_id for entry in gate.ledger() if entry.act != "resealed"] == [case]
     # A moderator can decide it like any other; the same bytes pass from then on.
     gate.decide("release", case)
     assert gate.upload(hit).status == 201
