@@ -36,7 +36,7 @@ from proxy.channels.worker import Workers
 from proxy.config import ClassifierSection, Config
 from proxy.database import Database, cases, room
 from proxy.database.retention import Periods
-from proxy.errors import ConfigError, SealingError
+from proxy.errors import ConfigError, PictrsError, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget
 from proxy.intake.fetching import Fetcher, FetchLimits, Reach
@@ -65,7 +65,7 @@ from proxy.server.uploads import Uploads, UploadSettings
 log = logging.getLogger(__name__)
 
 # How often sealed files without a case are looked for, and how old one has to be: longer than any upload.
-_ADOPT_EVERY_S = 60.0
+_TIDY_EVERY_S = 60.0
 # Connections to pict-rs (2 × 256), to classifiers, of the internal listener; files.
 _OTHER_FILES = 1024
 # Longer than a writer waits for the others; an upload that gets no answer is told so while Lemmy listens.
@@ -222,8 +222,11 @@ async def serve(config: Config) -> None:
             ),
         ]
         started: list[Listener | InternalListener] = []
-        backlog = _backlog(made, gate_key, keeper, judge, clearances, lockdown)
-        background = [asyncio.create_task(work) for work in (_adopt(made), quota.watch(), lockdown.watch())]
+        decider = Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault)
+        backlog = _backlog(made, gate_key, keeper, judge, decider, clearances, lockdown)
+        background = [
+            asyncio.create_task(work) for work in (_tidy_up(made, decider), quota.watch(), lockdown.watch())
+        ]
         if config.retention.enabled:
             retention = Retention(made.database, made.quarantine, periods_of(config), made.fault)
             background.append(asyncio.create_task(retention.daily()))
@@ -321,6 +324,7 @@ def _backlog(
     gate_key: Sequence[pyrage.x25519.Identity],
     keeper: Keeper,
     judge: Judge,
+    decider: Decider,
     clearances: Clearances,
     lockdown: Lockdowns,
 ) -> Backlog:
@@ -336,7 +340,7 @@ def _backlog(
         judge=judge,
         known=made.known,
         lookout=made.lookout,
-        decider=Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault),
+        decider=decider,
         clearances=clearances,
         fault=made.fault,
     )
@@ -431,17 +435,22 @@ def periods_of(config: Config) -> Periods:
     return Periods(released=period(section.released_days), confirmed=period(section.confirmed_days))
 
 
-async def _adopt(made: Parts) -> None:
+async def _tidy_up(made: Parts, decider: Decider) -> None:
+    """Ends what crashes have cut off: files without a case, confirmed cases that are being stored."""
     while True:
         try:
-            await asyncio.to_thread(made.quarantine.sweep_unfinished, older_than_s=_ADOPT_EVERY_S)
+            await asyncio.to_thread(made.quarantine.sweep_unfinished, older_than_s=_TIDY_EVERY_S)
             for case_id in await asyncio.to_thread(
-                adopt_orphans, made.database, made.quarantine, older_than_s=_ADOPT_EVERY_S
+                adopt_orphans, made.database, made.quarantine, older_than_s=_TIDY_EVERY_S
             ):
                 log.warning("case %s was sealed before a crash and is pending now", case_id)
         except (OSError, SQLAlchemyError) as error:
             log.error("sealed files could not be looked through: %s", type(error).__name__)
-        await asyncio.sleep(_ADOPT_EVERY_S)
+        try:
+            await decider.take_back_overtaken()
+        except (PictrsError, SQLAlchemyError) as error:
+            log.error("confirmed cases could not be looked through: %s", type(error).__name__)
+        await asyncio.sleep(_TIDY_EVERY_S)
 
 
 async def _told_to_stop() -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from proxy.cases.deciding import Decider
 from proxy.cases.deferred import Opener, Resealer
-from proxy.cases.life import CaseState
+from proxy.cases.life import RELEASE_S, CaseState
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer, open_sealed, read_identities, write_new_identity
 from proxy.database import Case, Database, Promise, backlog, cases, decisions, memory, promising
@@ -89,6 +89,36 @@ async def test_what_the_gate_stores_while_a_human_confirms_it_is_taken_away_agai
     case = await decider.confirm(a_case().id, identity_file=None, reviewer="ann")
     assert (case.state, case.decided_by) == (CaseState.CONFIRMED, "ann")
     assert pictrs.deleted == ["a.png", "b.png"]
+
+
+async def test_what_an_overtaken_release_stores_before_it_dies_is_taken_away_by_a_gate(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases.add(database, a_case("a.png"), facts={})
+    decisions.releasing(database, a_case().id, by="ann", sha256=sha256(FILE))
+    with database.writing() as session:  # which stands still for more than two minutes
+        session.get_one(Case, a_case().id).decided_at = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+    pictrs = Stored()
+    decider = Decider(database, None, None, None, pictrs, lambda _: None)  # type: ignore[arg-type]
+    await decider.confirm(a_case().id, identity_file=None, reviewer="bo")
+    pictrs.deleted.clear()
+    await decider.take_back_overtaken()  # what has come since, from one that never looked again
+    assert pictrs.deleted == ["a.png"]
+    monkeypatch.setattr("proxy.cases.deciding._LATE", timedelta(0))
+    await decider.take_back_overtaken()
+    pictrs.deleted.clear()
+    await decider.take_back_overtaken()
+    assert pictrs.deleted == []
+
+
+async def test_a_confirmed_case_that_nobody_was_releasing_is_left_alone(database: Database) -> None:
+    """Its alias may be, by an import under a name, somebody else's picture."""
+    cases.add(database, a_case("a.png"), facts={})
+    pictrs = Stored()
+    decider = Decider(database, None, None, None, pictrs, lambda _: None)  # type: ignore[arg-type]
+    await decider.confirm(a_case().id, identity_file=None, reviewer="bo")
+    await decider.take_back_overtaken()
+    assert pictrs.deleted == []
 
 
 def test_nothing_that_pict_rs_has_is_confirmed(database: Database) -> None:

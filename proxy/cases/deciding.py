@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from proxy.cases.life import Act, CaseState
+from proxy.cases.life import RELEASE_S, Act, CaseState
 from proxy.cases.opening import open_case
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Opened, read_identities
@@ -29,6 +30,9 @@ _LOOK_S = 10.0
 _ABOUT_THE_FILE = frozenset(
     {"command-failure", "duplicate-alias", "invalid-process-path", "invalid-query", "media-disallowed"}
 )
+
+# After which nothing of a release can come to pict-rs any more: its longest request, several times over.
+_LATE = timedelta(seconds=5 * RELEASE_S)
 
 
 class Decider:
@@ -144,6 +148,20 @@ class Decider:
         return await self._database.run(
             decisions.confirmed, case_id, by=reviewer, sha256=sha256, stored_as=stored_as
         )
+
+    async def take_back_overtaken(self) -> None:
+        """Sees that pict-rs has nothing of cases that were confirmed while a release of them had not ended.
+
+        Whoever was releasing takes back what he has stored, if he lives long enough. This is for where not.
+
+        Raises:
+            PictrsError: pict-rs cannot be asked; the next time goes on.
+            SQLAlchemyError: the database cannot be asked.
+        """
+        for case in await self._database.run(decisions.overtaken):
+            await self._take_back(case.id)
+            if case.overtaken_at and datetime.now(UTC) - case.overtaken_at > _LATE:
+                await self._database.run(decisions.not_overtaken_any_more, case.id)
 
     async def _open(self, case: Case, identity_file: Path) -> Opened:
         def work() -> Opened:

@@ -16,6 +16,8 @@ from proxy.database.engine import Database
 from proxy.database.models import Case, KnownHash, UnseenUpload
 from proxy.errors import CaseError, StoredMeanwhile
 
+_MOST_OVERTAKEN = 100  # seen to at once
+
 GATE = "gate"  # in `decided_by` and in the ledger, where no human was; no reviewer may have that name
 
 
@@ -133,6 +135,8 @@ def confirmed(
         if any(promise.stored_at for promise in case.promises):
             raise StoredMeanwhile(f"{case_id}: has just been stored in pict-rs; try again")
         case.sha256 = sha256
+        if case.state is CaseState.RELEASING:
+            case.overtaken_at = datetime.now(UTC)
         move(session, case, to, by, _facts(case))
         unseen = {upload.sha256 for upload in _passed_unseen(session, case)}
         for known in {sha256, *stored_as, *unseen}:
@@ -160,6 +164,19 @@ def standing_of(case: Case, *, period_over: bool = False) -> Standing:
         legal_hold=case.hold_at is not None,
         period_over=period_over,
     )
+
+
+def overtaken(database: Database) -> list[Case]:
+    """Confirmed cases of which a release that had not ended may still store something."""
+    query = select(Case).where(Case.overtaken_at.is_not(None)).order_by(Case.overtaken_at, Case.id)
+    with database.reading() as session:
+        return list(session.scalars(query.limit(_MOST_OVERTAKEN)))
+
+
+def not_overtaken_any_more(database: Database, case_id: str) -> None:
+    """Nothing of a confirmed case can come to pict-rs any more."""
+    with database.writing() as session:
+        session.get_one(Case, case_id).overtaken_at = None
 
 
 def allowed(case: Case, act: Act, actor: Actor, *, period_over: bool = False) -> CaseState:

@@ -1,4 +1,4 @@
-"""Uploads that were let pass unseen, to be looked at later."""
+"""Uploads that were let pass unseen, to be looked at later; confirmations that overtook a release."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,8 @@ is_additive = True  # see proxy.database.migrating
 
 
 def upgrade() -> None:
-    """Adds the table."""
+    """Adds the table and the column."""
+    op.add_column("cases", sa.Column("overtaken_at", UtcDateTime(timezone=True), nullable=True))
     op.create_table(
         "unseen_uploads",
         sa.Column("number", sa.Integer(), nullable=False),
