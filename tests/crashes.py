@@ -365,7 +365,7 @@ def _look_later(scene: Scene, fault: str | None) -> None:
     scene.is_away = True
     scene.kill()
     scene.start()
-    scene.upload(then_kill_after_s=5.0)
+    scene.upload()
     scene.is_away = False
     _dies_by_itself(scene, fault)
 
@@ -376,7 +376,7 @@ def _pass_unseen(scene: Scene, fault: str | None) -> None:
     scene.kill()
     is_upload = fault == "unseen-stored"
     scene.start(fault if is_upload else None)
-    scene.upload(then_kill_after_s=None if is_upload else 8.0)
+    scene.upload()
     if is_upload:
         scene.has_died()
     scene.is_away = False
@@ -389,6 +389,7 @@ def _pass_unseen(scene: Scene, fault: str | None) -> None:
 
 def _dies_by_itself(scene: Scene, fault: str | None) -> None:
     """A gate dies at what it does without being asked; and another one goes on."""
+    scene.kill()
     scene.start(fault, dies_at_once=fault is not None)
     if fault is None:
         time.sleep(scene.chance.uniform(0.0, 2.0))

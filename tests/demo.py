@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ class Demo:
             ("its next upload is refused without a look", self.known_is_refused),
             ("the classifier is gone: deferred, not passed", self.outage_defers),
             ("the classifier is back: looked at, and shown", self.outage_ends),
+            ("under attack: a lockdown holds every upload", self.lockdown_holds),
             ("backfill finds what was stored before the gate", self.backfill_finds),
+            ("the ledger has it all, and holds", self.ledger_holds),
         ]
 
     def start(self) -> str:
@@ -177,15 +180,22 @@ class Demo:
     def outage_ends(self) -> str:
         self.classifier = Classifier(self.folder / "classifier", port=self.classifier.port)
         self.started.append(self.classifier)
-        began = time.monotonic()
-        while self.gate.cases()[0]["state"] in ("deferred", "releasing"):
-            expect(time.monotonic() - began < 90, "nobody has looked at it")
-            time.sleep(0.1)
-        case, took_s = self.gate.cases()[0], time.monotonic() - began
-        expect((case["state"], case["decided_by"]) == ("released", "gate"), f"it is {case['state']}")
+        case = self.gate.cases()[0]
+        took_s = self._is_released_by_the_gate(case["id"])
         shown = get(self.gate.url, f"/image/original/{self.deferred_alias}")
         expect(same_picture(shown.body, pictures.photograph("cat")), "another picture is shown")
         return f"cat, by itself → shown under the same alias {took_s:.1f} s later, {case['id']} released"
+
+    def lockdown_holds(self) -> str:
+        self._lockdown("on", "--for", "1h", "--reason", "demonstration")
+        answer, took = timed_upload(self.gate.url, pictures.photograph("chelsea"))
+        alias = answer.json()["files"][0]["file"]
+        expect(get(self.pictrs.url, f"/image/original/{alias}").status == 404, "it was stored")
+        self._lockdown("off")
+        self._is_released_by_the_gate(self.gate.cases()[0]["id"])
+        shown = get(self.gate.url, f"/image/original/{alias}")
+        expect(same_picture(shown.body, pictures.photograph("chelsea")), "another picture is shown")
+        return f"chelsea → {took}, held unseen; lockdown off: looked at and shown, with no human step"
 
     def backfill_finds(self) -> str:
         made = self.gate.run("backfill", "run", "--json", "--config", str(self.gate.config))
@@ -197,6 +207,28 @@ class Demo:
         return (
             f"{report['looked_at']} stored files looked at, {len(report['hits'])} hits reported, none touched"
         )
+
+    def ledger_holds(self) -> str:
+        made = self.gate.run("ledger", "verify", "--config", str(self.gate.config))
+        acts = Counter(entry.act for entry in self.gate.ledger())
+        expect(acts["confirmed"] == 1 and acts["blocked"] == 1, f"the ledger has {dict(acts)}")
+        told = ", ".join(f"{act} {count}" for act, count in sorted(acts.items()))
+        return f"{made.stdout.strip().splitlines()[-1]}: {told}"
+
+    def _lockdown(self, *words: str) -> None:
+        self.gate.run("lockdown", *words, "--reviewer", "demo", "--config", str(self.gate.config))
+
+    def _is_released_by_the_gate(self, case_id: str) -> float:
+        """Waits until the gate has looked and found it harmless; seconds."""
+        began = time.monotonic()
+        while True:
+            case = next(case for case in self.gate.cases() if case["id"] == case_id)
+            if case["state"] not in ("deferred", "releasing"):
+                break
+            expect(time.monotonic() - began < 90, "nobody has looked at it")
+            time.sleep(0.1)
+        expect((case["state"], case["decided_by"]) == ("released", "gate"), f"it is {case['state']}")
+        return time.monotonic() - began
 
     def _portrait(self, *, mirror: bool = False, crop: int = 0) -> bytes:
         image = Image.open(io.BytesIO(pictures.photograph("astronaut")))
