@@ -329,7 +329,9 @@ class Scene:
 
     def _is_adopted(self) -> bool:
         with self.gate.database() as database:
-            return {path.name for path in (self.gate.folder / "cases").iterdir()} == cases.files(database)
+            present = {path.name for path in (self.gate.folder / "cases").iterdir()}
+            known = cases.listed(database, limit=100_000)
+            return present == {case.file for case in known if case.state is not CaseState.EXPIRED}
 
     def _is_at_rest(self) -> bool:
         """Whether the gate has nothing to look at, to store or to seal anew."""
