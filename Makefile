@@ -20,7 +20,7 @@ demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
 
 test: .venv/made
-	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl
+	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl sshd:openssh-server
 	.venv/bin/pytest $(ARGS)
 
 EXAMPLES ?= 20000

@@ -38,7 +38,7 @@ from sqlalchemy import URL, make_url
 from proxy.errors import ConfigError
 
 _PREFIX = "GATE__"
-_SECRETS = frozenset({"api_key", "token"})
+_SECRETS = frozenset({"api_key", "token", "s3_secret_key"})
 _SECRET = re.compile(r"[!-~]+")  # what an HTTP header carries unchanged
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>\d{1,5})")
 
@@ -211,6 +211,19 @@ class CasesSection(Section):
     identity_file: Path | None = None
 
 
+class BackfillSection(Section):
+    """What is stored already."""
+
+    memory_mb: int = Field(default=64, ge=1, le=65536)
+    s3_endpoint: HttpUrl | None = None
+    s3_region: str | None = None
+    s3_access_key: str | None = None
+    s3_secret_key: Secret | None = None
+    s3_secret_key_file: Path | None = None
+    sftp_key_file: Path | None = None
+    sftp_known_hosts: Path | None = None
+
+
 class DatabaseSection(Section):
     """Where states, hashes and the ledger are."""
 
@@ -236,6 +249,7 @@ class Config(BaseSettings):
     fetching: FetchingSection = FetchingSection()
     cases: CasesSection
     database: DatabaseSection = DatabaseSection()
+    backfill: BackfillSection = BackfillSection()
 
     @classmethod
     def settings_customise_sources(
@@ -400,6 +414,13 @@ def _complete(config: Config, folder: Path) -> Config:
     policy = config.policy.model_copy(
         update={"block_lists": [folder / path for path in config.policy.block_lists]}
     )
+    backfill = _with_secret(config.backfill, folder, "backfill", "s3_secret_key")
+    backfill = backfill.model_copy(
+        update={
+            key: getattr(backfill, key) and folder / getattr(backfill, key)
+            for key in ("sftp_key_file", "sftp_known_hosts")
+        }
+    )
     # Made of its parts, because the folder's name may hold what a URL has to quote.
     url = URL.create("sqlite", database=str(folder / str(make_url(config.database.url).database)))
     database = DatabaseSection(url=url.render_as_string())
@@ -410,6 +431,7 @@ def _complete(config: Config, folder: Path) -> Config:
             "cases": cases,
             "policy": policy,
             "database": database,
+            "backfill": backfill,
         }
     )
 

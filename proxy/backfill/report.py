@@ -25,9 +25,15 @@ def write_json(
     """The report as one JSON object, written entry by entry: a run may have found any number."""
     counts = {
         "run": run.id,
+        "kind": run.kind,
+        "state": run.state,
+        "source": run.source,
+        "options": run.options,
         "started_at": run.started_at.isoformat(),
         "finished_at": run.finished_at and run.finished_at.isoformat(),
         "looked_at": run.looked_at,
+        "reused": run.reused,
+        "skipped": run.skipped,
         "unreadable": run.unreadable,
     }
     into.write(json.dumps(counts, indent=1).removesuffix("\n}"))
@@ -47,6 +53,8 @@ def _hit(hit: BackfillHit) -> dict[str, Any]:
     return {
         "aliases": hit.aliases,
         "sha256": hit.hex[:64],
+        "place": hit.place,
+        "stored_at": hit.stored_at and hit.stored_at.isoformat(),
         "verdict": hit.verdict,
         "reason": hit.reason,
         "signals": hit.signals,
@@ -54,34 +62,37 @@ def _hit(hit: BackfillHit) -> dict[str, Any]:
 
 
 def _unreadable(file: BackfillUnreadable) -> dict[str, Any]:
-    return {"aliases": file.aliases, "sha256": file.hex[:64], "reason": file.reason}
+    return {"aliases": file.aliases, "sha256": file.hex[:64], "place": file.place, "reason": file.reason}
 
 
 def print_report(
     console: Console,
     run: BackfillRun,
-    hit_count: int,
     hits: Iterable[BackfillHit],
     unreadable: Iterable[BackfillUnreadable],
 ) -> None:
     """The report as tables of a length that can be read."""
     console.print(
-        f"Run {run.id}: {run.looked_at} files looked at, {hit_count} hits, {run.unreadable} unreadable. "
-        "Nothing was touched."
+        f"Run {run.id}: {run.looked_at} files looked at, {run.hits} hits, {run.unreadable} unreadable"
+        + (f", {run.reused} known from an earlier look" if run.reused else "")
+        + ". Nothing was touched."
     )
-    if hit_count:
+    if run.hits:
         table = _table("aliases", "verdict", "signals", "why")
         for hit in islice(hits, _HITS):
             table.add_row(
-                _aliases(hit.aliases), hit.verdict, signals_cell(hit.signals), Text(harmless(hit.reason))
+                _aliases(hit.aliases or [hit.place]),
+                hit.verdict,
+                signals_cell(hit.signals),
+                Text(harmless(hit.reason)),
             )
         console.print(table)
-        _say_how_many_more(console, hit_count - _HITS)
+        _say_how_many_more(console, run.hits - _HITS)
     if run.unreadable:
         console.print("\nNobody could look at these:")
         table = _table("aliases", "why")
         for file in islice(unreadable, _UNREADABLE):
-            table.add_row(_aliases(file.aliases), Text(harmless(file.reason)))
+            table.add_row(_aliases(file.aliases or [file.place]), Text(harmless(file.reason)))
         console.print(table)
         _say_how_many_more(console, run.unreadable - _UNREADABLE)
 

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 
 from proxy import app
+from proxy.app import Parts
 from proxy.backfill import report
-from proxy.backfill.run import Backfill
-from proxy.backfill.sources.pictrs import PictrsSource
+from proxy.backfill.looking import Means
+from proxy.backfill.options import Options, a_moment, a_share, hours
+from proxy.backfill.pace import Pace
+from proxy.backfill.progress import Display, display
+from proxy.backfill.run import Work, pages_of
+from proxy.backfill.sources import Source
+from proxy.backfill.sources.opening import checked, opened
+from proxy.backfill.sources.pictrs import PictrsSource, newest, stored_as
 from proxy.commands import Commands, Shared
-from proxy.config import load
+from proxy.config import Config, load
 from proxy.database import BackfillRun, Database
 from proxy.database import backfill as runs
+from proxy.database.backfill import Batch
 from proxy.errors import ConfigError
+from proxy.intake.budget import Budget
+from proxy.media import Kind
 
-_MOSTLY_UNREADABLE = 3  # exit status; 2 is argparse's
+_MOSTLY_UNREADABLE, _STOPPED = 3, 4  # exit status; 2 is argparse's
+_MEGABYTE = 1024 * 1024
+_GROWTH = 2  # pict-rs encodes some files again, which can make them larger than what was uploaded
+_AT_ONCE = 64  # at most, with each classifier
+_KINDS = {kind.value.lower(): kind for kind in Kind}
 
 
 def add(commands: Commands, shared: Shared) -> None:
@@ -30,35 +48,173 @@ def add(commands: Commands, shared: Shared) -> None:
         "run", parents=[shared.configured, shared.as_json], help="look at everything; touch nothing"
     )
     run.add_argument("--report", type=Path, metavar="FILE", help="also write the report as JSON")
+    run.add_argument("--new", action="store_true", help="begin anew, though a run is not finished")
+    chosen = run.add_argument_group("what is looked at; kept with the run, which goes on with them")
+    chosen.add_argument(
+        "--source",
+        type=_of(checked),
+        metavar="WHERE",
+        help="pictrs (default), files:/PATH, s3://BUCKET/PREFIX, sftp://[USER@]HOST[:PORT]/PATH",
+    )
+    chosen.add_argument("--since", type=_of(a_moment), metavar="WHEN", help="stored since: 2026-11-01, 30d")
+    chosen.add_argument("--until", type=_of(a_moment), metavar="WHEN", help="stored before")
+    chosen.add_argument("--prefix", metavar="TEXT", help="of an alias, or of a name in the store")
+    chosen.add_argument("--limit", type=_of(_positive), metavar="N", help="files at most")
+    chosen.add_argument("--kind", choices=[*_KINDS])
+    chosen.add_argument("--sample", type=_of(a_share), metavar="1%", help="a share, always of the same files")
+    chosen.add_argument("--rate", type=_of(_rate), metavar="N", help="files a second at most")
+    chosen.add_argument("--quiet-hours", type=_of(hours), metavar="08:00-23:00", help="pauses, local time")
+    chosen.add_argument("--stale", action="store_true", help="also what an older ensemble has looked at")
     run.set_defaults(run=_run)
 
 
 async def _run(options: argparse.Namespace) -> int:
-    console = Console(stderr=True)
+    config = _loaded(options)
+    if options.report is not None:
+        await asyncio.to_thread(_check_writable, options.report)  # not only after hours
+    with _alone(config, "run"), display(sys.stderr, as_json=options.json) as shown:
+        async with app.parts(config) as made:
+            await made.lookout.check()
+            run = await _begun(options, made)
+            wanted = Options.from_json(run.options)
+            source = opened(wanted, config.backfill, made.pictrs)
+            try:
+                run, is_done = await _worked(made, config, run, wanted, source, shown)
+            finally:
+                await source.close()
+            if not is_done:
+                shown.say(f"run {run.id}: stopped; the same command goes on with it")
+                return _STOPPED
+            run = await made.database.run(runs.record, run.id, Batch(), finished=True)
+            await made.database.run(_report, run, options.report, as_json=options.json)
+    if run.unreadable <= run.looked_at + run.reused:
+        return 0
+    print(
+        f"pictrs-gate: {run.unreadable} of {run.unreadable + run.looked_at + run.reused} files could not be "
+        "looked at; the report says why",
+        file=sys.stderr,
+    )
+    return _MOSTLY_UNREADABLE
 
-    def on_page(run: BackfillRun) -> None:
-        console.print(f"run {run.id}: {run.looked_at} files looked at, {run.unreadable} unreadable")
 
+def _loaded(options: argparse.Namespace) -> Config:
     config = load(options.config)
     if all(section.url is None for section in config.classifiers):
         raise ConfigError(
             "classifiers: a backfill is a program that nobody dials, so it needs a classifier with a url"
         )
-    if options.report is not None:
-        await asyncio.to_thread(_check_writable, options.report)  # not only after hours
-    async with app.parts(config) as made:
-        await made.lookout.check()
-        source = PictrsSource(made.pictrs, max_file_size=config.pictrs.max_file_size_mb * 1024 * 1024)
-        run = await Backfill(made.database, source, made.lookout, made.policy, made.known).run(on_page)
-        await made.database.run(_report, run, options.report, as_json=options.json)
-    if run.unreadable <= run.looked_at:
-        return 0
-    print(
-        f"pictrs-gate: {run.unreadable} of {run.unreadable + run.looked_at} files could not be looked at; "
-        "the report says why",
-        file=sys.stderr,
+    return config
+
+
+async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
+    """The unfinished run, or a new one.
+
+    Raises:
+        ConfigError: the unfinished one was asked for with other options.
+    """
+    given = {
+        name: getattr(options, name)
+        for name in Options.__dataclass_fields__
+        if getattr(options, name, None) not in (None, False)
+    }
+    if "kind" in given:
+        given["kind"] = _KINDS[given["kind"]]
+    run = await made.database.run(runs.open_run)
+    if run is not None and not options.new:
+        kept = Options.from_json(run.options or {})
+        if any(getattr(kept, name) != value for name, value in given.items()):
+            raise ConfigError(
+                f"backfill: run {run.id} is not finished and has other options; give none to go on with it, "
+                "or --new to leave it and begin another"
+            )
+        return run
+    wanted = Options(**given)
+    # It says what to mend before a run is begun.
+    await opened(wanted, made.config.backfill, made.pictrs).close()
+    first = await PictrsSource(made.pictrs).page(None) if wanted.source == "pictrs" else None
+    return await made.database.run(
+        runs.begin,
+        kind="run",
+        options=wanted.to_json(),
+        newest=newest(first.entries) if first is not None and wanted.is_whole else None,
     )
-    return _MOSTLY_UNREADABLE
+
+
+async def _worked(
+    made: Parts, config: Config, run: BackfillRun, wanted: Options, source: Source, shown: Display
+) -> tuple[BackfillRun, bool]:
+    """The run after its work, and whether all of it is done."""
+    means = _means(made, config, source)
+    with _told_to_stop() as stop:
+        work = Work(
+            means,
+            run,
+            wanted,
+            ensembles=await made.lookout.ensembles(),
+            stop=stop,
+            on_batch=lambda run: shown.update(run, means.pace.limit),
+            on_pause=shown.pause,
+        )
+        is_done = await work.over(pages_of(source, run.cursor))
+    return work.run, is_done
+
+
+def _means(made: Parts, config: Config, source: Source) -> Means:
+    largest = _GROWTH * config.pictrs.max_file_size_mb * _MEGABYTE
+    return Means(
+        database=made.database,
+        source=source,
+        lookout=made.lookout,
+        policy=made.policy,
+        known=made.known,
+        pace=Pace(_AT_ONCE * sum(section.url is not None for section in config.classifiers)),
+        budget=Budget(max(config.backfill.memory_mb * _MEGABYTE, largest)),
+        largest=largest,
+        resolve=lambda sha256, size: stored_as(made.pictrs, sha256, size),
+    )
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[asyncio.Event]:
+    """Set by the first SIGINT or SIGTERM; the second one ends the program as ever."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def told() -> None:
+        stop.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, told)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _alone(config: Config, kind: str) -> Iterator[None]:
+    """Sees to it that no other process does the same, which would look at every file twice.
+
+    Raises:
+        ConfigError: one does.
+    """
+    path = config.cases.folder / f"backfill-{kind}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise ConfigError(f"cases.folder: {path}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"backfill: another `backfill {kind}` is under way here; end it, or wait for it"
+            ) from None
+        yield
 
 
 def _check_writable(path: Path) -> None:
@@ -84,4 +240,28 @@ def _report(database: Database, run: BackfillRun, path: Path | None, *, as_json:
             write(sys.stdout)
         else:
             hits, unreadable = runs.hits_of(database, run.id), runs.unreadable_of(database, run.id)
-            report.print_report(Console(), run, runs.hit_count(database, run.id), hits, unreadable)
+            report.print_report(Console(), run, hits, unreadable)
+
+
+def _of(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`read` for argparse, which would drop the words of its error."""
+
+    def checked(word: str) -> Any:
+        try:
+            return read(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{word!r}: {error}") from None
+
+    return checked
+
+
+def _positive(word: str) -> int:
+    if (number := int(word)) < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def _rate(word: str) -> float:
+    if not 0 < (number := float(word)) <= 100_000:
+        raise ValueError("must be above 0")
+    return number

@@ -32,7 +32,7 @@ from proxy.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-HEAD = "0002"  # the newest of the migrations
+HEAD = "0009"  # the newest of the migrations
 _BUSY_S = 10.0  # how long a writer waits for another process's transaction
 
 P = ParamSpec("P")
