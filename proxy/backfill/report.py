@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TextIO
 
@@ -23,7 +23,14 @@ def write_json(
     into: TextIO, run: BackfillRun, hits: Iterable[BackfillHit], unreadable: Iterable[BackfillUnreadable]
 ) -> None:
     """The report as one JSON object, written entry by entry: a run may have found any number."""
-    counts = {
+    into.write(json.dumps(_counts(run), indent=1).removesuffix("\n}"))
+    _write_list(into, "hits", map(_hit, hits))
+    _write_list(into, "unreadable_files", map(_unreadable, unreadable))
+    into.write("\n}\n")
+
+
+def _counts(run: BackfillRun) -> dict[str, Any]:
+    return {
         "run": run.id,
         "kind": run.kind,
         "state": run.state,
@@ -35,11 +42,8 @@ def write_json(
         "reused": run.reused,
         "skipped": run.skipped,
         "unreadable": run.unreadable,
+        "hit_count": run.hits,
     }
-    into.write(json.dumps(counts, indent=1).removesuffix("\n}"))
-    _write_list(into, "hits", map(_hit, hits))
-    _write_list(into, "unreadable_files", map(_unreadable, unreadable))
-    into.write("\n}\n")
 
 
 def _write_list(into: TextIO, name: str, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -95,6 +99,29 @@ def print_report(
             table.add_row(_aliases(file.aliases or [file.place]), Text(harmless(file.reason)))
         console.print(table)
         _say_how_many_more(console, run.unreadable - _UNREADABLE)
+
+
+def hit_in_words(hit: BackfillHit) -> str:
+    """One line."""
+    signals = ", ".join(f"{harmless(name)}={value:.2f}" for name, value in sorted(hit.signals.items()))
+    names = " ".join(harmless(alias) for alias in (hit.aliases or [hit.place])[:_ALIASES])
+    return f"{hit.verdict}: {names} ({signals or harmless(hit.reason)})"
+
+
+def print_runs(console: Console, runs: Sequence[BackfillRun], *, as_json: bool) -> None:
+    """All `runs`, a line each."""
+    if as_json:
+        console.out(json.dumps([_counts(run) for run in runs], indent=1))
+        return
+    if not runs:
+        console.print("No runs.")
+        return
+    table = _table("run", "what", "state", "begun", "last", "seen", "known", "lost", "hits")
+    for run in runs:
+        moments = [f"{at:%m-%d %H:%M}" if at else "" for at in (run.started_at, run.changed_at)]
+        numbers = map(str, (run.looked_at, run.reused, run.unreadable, run.hits))
+        table.add_row(str(run.id), Text(harmless(f"{run.kind} {run.source}")), run.state, *moments, *numbers)
+    console.print(table)
 
 
 def _table(*columns: str) -> Table:

@@ -17,7 +17,7 @@ from datetime import datetime
 from proxy.backfill.looking import BackfillError, Looking, Means, Result, hex_of
 from proxy.backfill.options import Options, quiet_for
 from proxy.backfill.sources import Entry, Page, Source
-from proxy.database import BackfillRun
+from proxy.database import BackfillHit, BackfillRun
 from proxy.database import backfill as runs
 from proxy.database.backfill import Batch, Looked
 
@@ -54,6 +54,7 @@ class Work:
         stop: asyncio.Event,
         on_batch: Callable[[BackfillRun], None],
         on_pause: Callable[[float], None] = lambda _: None,
+        on_hit: Callable[[BackfillHit], None] = lambda _: None,
     ) -> None:
         """
         Args:
@@ -61,10 +62,11 @@ class Work:
             stop: set when it is to end early.
             on_batch: told after every batch that has become durable.
             on_pause: told when quiet hours begin, and how many seconds they take.
+            on_hit: told of each hit, once it is durable.
         """
         self._means, self.run, self._options = means, run, options
         self._looking = Looking(means, run.id, options, ensembles)
-        self._stop, self._on_batch, self._on_pause = stop, on_batch, on_pause
+        self._stop, self._on_batch, self._on_pause, self._on_hit = stop, on_batch, on_pause, on_hit
         done = run.looked_at + run.reused + run.unreadable
         self._quota = None if options.limit is None else options.limit - done
         self._stretches: deque[_Stretch] = deque()
@@ -216,6 +218,9 @@ class Work:
         self.run = await self._means.database.run(runs.record, self.run.id, batch)
         self._here.difference_update(key for _, key, _ in results)
         self._landed.set()
+        for finding in batch.findings:
+            if isinstance(finding, BackfillHit):
+                self._on_hit(finding)
         self._on_batch(self.run)
 
 

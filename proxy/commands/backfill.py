@@ -7,8 +7,8 @@ import asyncio
 import fcntl
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,28 +16,31 @@ from rich.console import Console
 
 from proxy import app
 from proxy.app import Parts
-from proxy.backfill import report
-from proxy.backfill.looking import Means
+from proxy.backfill import page, report
+from proxy.backfill.looking import BackfillError, Means
 from proxy.backfill.options import Options, a_moment, a_share, hours
 from proxy.backfill.pace import Pace
 from proxy.backfill.progress import Display, display
 from proxy.backfill.run import Work, pages_of
-from proxy.backfill.sources import Source
+from proxy.backfill.sources import Page, Source
 from proxy.backfill.sources.opening import checked, opened
-from proxy.backfill.sources.pictrs import PictrsSource, newest, stored_as
+from proxy.backfill.sources.pictrs import PictrsSource, stored_as
+from proxy.backfill.watch import new_pages, newest
 from proxy.commands import Commands, Shared
 from proxy.config import Config, load
 from proxy.database import BackfillRun, Database
 from proxy.database import backfill as runs
 from proxy.database.backfill import Batch
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, PictrsError
 from proxy.intake.budget import Budget
 from proxy.media import Kind
+from proxy.policy import Policy
 
 _MOSTLY_UNREADABLE, _STOPPED = 3, 4  # exit status; 2 is argparse's
 _MEGABYTE = 1024 * 1024
 _GROWTH = 2  # pict-rs encodes some files again, which can make them larger than what was uploaded
 _AT_ONCE = 64  # at most, with each classifier
+_REPORT_HELP = "also write it there: .json, .csv, or .html, which has both beside it"
 _KINDS = {kind.value.lower(): kind for kind in Kind}
 
 
@@ -47,7 +50,7 @@ def add(commands: Commands, shared: Shared) -> None:
     run = backfill.add_parser(
         "run", parents=[shared.configured, shared.as_json], help="look at everything; touch nothing"
     )
-    run.add_argument("--report", type=Path, metavar="FILE", help="also write the report as JSON")
+    run.add_argument("--report", type=Path, metavar="FILE", help=_REPORT_HELP)
     run.add_argument("--new", action="store_true", help="begin anew, though a run is not finished")
     chosen = run.add_argument_group("what is looked at; kept with the run, which goes on with them")
     chosen.add_argument(
@@ -66,6 +69,23 @@ def add(commands: Commands, shared: Shared) -> None:
     chosen.add_argument("--quiet-hours", type=_of(hours), metavar="08:00-23:00", help="pauses, local time")
     chosen.add_argument("--stale", action="store_true", help="also what an older ensemble has looked at")
     run.set_defaults(run=_run)
+    watch = backfill.add_parser(
+        "watch", parents=[shared.configured, shared.as_json], help="look at what comes; touch nothing"
+    )
+    watch.add_argument(
+        "--every", type=_of(_seconds), default=30.0, metavar="30s", help="default: %(default)s s"
+    )
+    watch.set_defaults(run=_watch)
+    status = backfill.add_parser(
+        "status", parents=[shared.configured, shared.as_json], help="the newest runs"
+    )
+    status.set_defaults(run=_status)
+    shown = backfill.add_parser(
+        "report", parents=[shared.configured, shared.as_json], help="what a run has found"
+    )
+    shown.add_argument("number", type=_of(_positive), nargs="?", metavar="RUN", help="default: the newest")
+    shown.add_argument("--report", type=Path, metavar="FILE", help=_REPORT_HELP)
+    shown.set_defaults(run=_show)
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -86,7 +106,7 @@ async def _run(options: argparse.Namespace) -> int:
                 shown.say(f"run {run.id}: stopped; the same command goes on with it")
                 return _STOPPED
             run = await made.database.run(runs.record, run.id, Batch(), finished=True)
-            await made.database.run(_report, run, options.report, as_json=options.json)
+            await made.database.run(_report, made.policy, run, options.report, as_json=options.json)
     if run.unreadable <= run.looked_at + run.reused:
         return 0
     print(
@@ -95,6 +115,80 @@ async def _run(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return _MOSTLY_UNREADABLE
+
+
+async def _watch(options: argparse.Namespace) -> int:
+    config = _loaded(options)
+    with _alone(config, "watch"), display(sys.stderr, as_json=options.json) as shown, _told_to_stop() as stop:
+        async with app.parts(config) as made:
+            await made.lookout.check()
+            source = PictrsSource(made.pictrs)
+            means = _means(made, config, source)
+            run = await _begun_to_watch(made, source)
+            shown.say(f"run {run.id}: watching, every {options.every:g} s")
+            while not stop.is_set():
+                try:
+                    run = await _round(made, means, run, stop, shown)
+                except (PictrsError, BackfillError) as error:
+                    shown.say(f"run {run.id}: {error}; trying again in {options.every:g} s")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(options.every):
+                        await stop.wait()
+    return 0
+
+
+async def _begun_to_watch(made: Parts, source: PictrsSource) -> BackfillRun:
+    """The watch there is; or a new one, from where the newest run began, or from now on."""
+    if (run := await made.database.run(runs.open_run, kind="watch")) is not None:
+        return run
+    where = await made.database.run(runs.where_runs_began)
+    if where is None:
+        where = newest((await source.page(None)).entries)
+    return await made.database.run(runs.begin, kind="watch", options=Options().to_json(), newest=where)
+
+
+async def _round(
+    made: Parts, means: Means, run: BackfillRun, stop: asyncio.Event, shown: Display
+) -> BackfillRun:
+    """Looks at what has come since the last round, if anything has."""
+    first = await means.source.page(None)
+    pages = new_pages(means.source, first, run.newest or newest(()))
+    if (new := await anext(pages, None)) is not None:
+        work = Work(
+            means,
+            run,
+            Options(),
+            ensembles=await made.lookout.ensembles(),
+            stop=stop,
+            on_batch=lambda run: shown.update(run, means.pace.limit),
+            on_hit=lambda hit: shown.say(report.hit_in_words(hit)),
+        )
+        if not await work.over(_from(new, pages)):
+            return work.run
+    where = newest(first.entries)
+    if where != run.newest:
+        return await made.database.run(runs.watched, run.id, where)
+    return run
+
+
+async def _from(first: Page, others: AsyncIterator[Page]) -> AsyncIterator[Page]:
+    yield first
+    async for one in others:
+        yield one
+
+
+async def _status(options: argparse.Namespace) -> int:
+    async with app.parts(load(options.config)) as made:
+        found = await made.database.run(runs.listed)
+    report.print_runs(Console(), found, as_json=options.json)
+    return 0
+
+
+async def _show(options: argparse.Namespace) -> int:
+    async with app.parts(load(options.config)) as made:
+        run = await made.database.run(runs.get, options.number)
+        await made.database.run(_report, made.policy, run, options.report, as_json=options.json)
+    return 0
 
 
 def _loaded(options: argparse.Namespace) -> Config:
@@ -220,24 +314,40 @@ def _alone(config: Config, kind: str) -> Iterator[None]:
 def _check_writable(path: Path) -> None:
     """Appends nothing, so that an older report stays until there is a new one."""
     try:
-        path.open("a").close()
+        for one in _beside(path):
+            one.open("a").close()
     except OSError as error:
         raise ConfigError(f"--report {path}: {error.strerror}; name another file") from None
 
 
-def _report(database: Database, run: BackfillRun, path: Path | None, *, as_json: bool) -> None:
-    def write(into: TextIO) -> None:
-        report.write_json(into, run, runs.hits_of(database, run.id), runs.unreadable_of(database, run.id))
+def _beside(path: Path) -> list[Path]:
+    """The files that a report is written to."""
+    if path.suffix.lower() in (".html", ".htm"):
+        return [path, path.with_suffix(".csv"), path.with_suffix(".json")]
+    return [path]
+
+
+def _report(
+    database: Database, policy: Policy, run: BackfillRun, path: Path | None, *, as_json: bool
+) -> None:
+    def write(into: TextIO, suffix: str) -> None:
+        hits, lost = runs.hits_of(database, run.id), runs.unreadable_of(database, run.id)
+        if suffix in (".html", ".htm"):
+            page.write_page(into, run, policy, hits, lost)
+        elif suffix == ".csv":
+            page.write_csv(into, hits, lost)
+        else:
+            report.write_json(into, run, hits, lost)
 
     try:
-        if path is not None:
-            with path.open("w", encoding="utf-8") as file:
-                write(file)
+        for one in _beside(path) if path is not None else []:
+            with one.open("w", encoding="utf-8", newline="" if one.suffix == ".csv" else None) as file:
+                write(file, one.suffix.lower())
     except OSError as error:
         raise ConfigError(f"--report {path}: {error.strerror}") from None
     finally:  # what took hours is shown in any case
         if as_json:
-            write(sys.stdout)
+            write(sys.stdout, ".json")
         else:
             hits, unreadable = runs.hits_of(database, run.id), runs.unreadable_of(database, run.id)
             report.print_report(Console(), run, hits, unreadable)
@@ -258,6 +368,12 @@ def _of(read: Callable[[str], Any]) -> Callable[[str], Any]:
 def _positive(word: str) -> int:
     if (number := int(word)) < 1:
         raise ValueError("must be at least 1")
+    return number
+
+
+def _seconds(word: str) -> float:
+    if not 1 <= (number := float(word.removesuffix("s"))) <= 86_400:
+        raise ValueError("must be seconds, from 1 to 86400, for example 30s")
     return number
 
 

@@ -77,7 +77,7 @@ def open_run(database: Database, *, kind: str = "run") -> BackfillRun | None:
 
 
 def begin(
-    database: Database, *, kind: str, options: Mapping[str, Any], newest: Sequence[str] | None
+    database: Database, *, kind: str, options: Mapping[str, Any], newest: Mapping[str, Any] | None
 ) -> BackfillRun:
     """A new run. Those that were open before are left."""
     with database.writing() as session:
@@ -91,7 +91,7 @@ def begin(
             started_at=datetime.now(UTC),
             source=options["source"],
             options=dict(options),
-            newest=None if newest is None else list(newest),
+            newest=None if newest is None else dict(newest),
         )
         session.add(run)
     return run
@@ -110,6 +110,15 @@ def get(database: Database, run_id: int | None) -> BackfillRun:
         which = "" if run_id is None else f" {run_id}"
         raise GateError(f"backfill: there is no run{which}; `pictrs-gate backfill status` shows them")
     return run
+
+
+def where_runs_began(database: Database) -> Mapping[str, Any] | None:
+    """`newest` of the newest run over all of pict-rs; None where there was none."""
+    query = select(BackfillRun.newest).where(
+        BackfillRun.kind == "run", BackfillRun.source == "pictrs", BackfillRun.newest["places"].is_not(None)
+    )
+    with database.reading() as session:
+        return session.scalars(query.order_by(BackfillRun.id.desc()).limit(1)).first()
 
 
 def listed(database: Database, *, limit: int = 20) -> list[BackfillRun]:
@@ -144,11 +153,12 @@ def record(database: Database, run_id: int, batch: Batch, *, finished: bool = Fa
     return run
 
 
-def watched(database: Database, run_id: int, newest: Sequence[str]) -> None:
-    """A watch has seen everything down to where it was; it begins with `newest` next."""
+def watched(database: Database, run_id: int, newest: Mapping[str, Any]) -> BackfillRun:
+    """A watch has seen everything down to where it was; its next round goes down to `newest`."""
     with database.writing() as session:
         run = session.get_one(BackfillRun, run_id)
-        run.newest, run.changed_at = list(newest), datetime.now(UTC)
+        run.newest, run.changed_at = dict(newest), datetime.now(UTC)
+    return run
 
 
 def files(database: Database, keys: Collection[bytes]) -> dict[bytes, Looked]:

@@ -206,7 +206,7 @@ class BackfillRun(Base):
         state: `open`, `finished`, or `left` for another run.
         source, options: as it was asked for; see `proxy.backfill.options`.
         cursor: where its source goes on, in the source's own words; None before the first page.
-        newest: the newest files when it began, a watch's own when it looked last: what came after is new.
+        newest: of a listing, where it began, see `proxy.backfill.watch`; a watch's own is its last round's.
         looked_at: files that somebody has looked at, or whose hash was known.
         reused: files of which an earlier look told enough.
         skipped: files that its options leave out.
@@ -229,7 +229,7 @@ class BackfillRun(Base):
     changed_at: Mapped[datetime | None]
     slug: Mapped[str | None] = mapped_column(String(100))  # where a run of the first gates went on
     cursor: Mapped[str | None] = mapped_column(String(2000))
-    newest: Mapped[list[Any] | None]
+    newest: Mapped[dict[str, Any] | None]
     looked_at: Mapped[int] = mapped_column(default=0)
     reused: Mapped[int] = mapped_column(default=0, server_default="0")
     skipped: Mapped[int] = mapped_column(default=0, server_default="0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from proxy.backfill.sources import Entry, Page, Unreadable
@@ -112,8 +111,3 @@ def _entry(file: StoredFile) -> Entry:
 def _kind(hex_: str) -> Kind | None:
     number = int(hex_[76:] or "ff", 16)
     return _KINDS[number] if number < len(_KINDS) else None
-
-
-def newest(entries: Sequence[Entry], count: int = 20) -> list[str]:
-    """The first places of a first page, by which the next round knows where it was."""
-    return [entry.place for entry in entries[:count]]
