@@ -6,6 +6,7 @@
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
+#   make bench-backfill [ARGS=…]     how fast a backfill is, what it holds in memory, how it begins again; some 6 minutes
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
 #   make lint / make format          ruff and mypy / ruff
 #   make clean                       back to a fresh clone
@@ -14,7 +15,7 @@ PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check --quiet
 CONSTRAINTS = .ci/constraints.txt
 
-.PHONY: demo test fuzz fuzz-classifier bench bench-classifier pict-rs lint format clean
+.PHONY: demo test fuzz fuzz-classifier bench bench-classifier bench-backfill pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
@@ -37,6 +38,9 @@ bench: .venv/made
 
 bench-classifier: .venv/made
 	.venv/bin/python -m tests.bench.classifier $(ARGS)
+
+bench-backfill: .venv/made
+	.venv/bin/python -m tests.bench.backfill $(ARGS)
 
 pict-rs:
 	tests/pictrs/install.sh

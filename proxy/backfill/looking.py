@@ -102,18 +102,19 @@ class Looking:
         # Without a signal that a rule names, the rule would silently never match.
         return not self._options.stale and self._means.policy.signals <= earlier.signals.keys()
 
-    async def look(self, entry: Entry, earlier: Looked | None) -> Result:
+    async def look(self, entry: Entry, earlier: Looked | None, *, is_known: bool) -> Result:
         """What comes of one file.
 
         Args:
             earlier: what is kept of an earlier look at it.
+            is_known: whether its hash may be known; see `sha256_of`.
 
         Raises:
             BackfillError: nobody can look at anything any more.
             PictrsError, and what a source raises: it cannot be reached any more.
         """
-        sha256 = entry.sha256 or (earlier.content.hex() if earlier and earlier.content else None)
-        if sha256 is not None and (decision := await self._means.known.find(sha256)) is not None:
+        sha256 = sha256_of(entry, earlier)
+        if is_known and sha256 and (decision := await self._means.known.find(sha256)) is not None:
             finding = await self._hit(entry, decision, {}, sha256)
             return Result((Looked(entry.key, _other(entry, sha256)),), finding)
         if earlier is not None and self.is_enough(earlier):
@@ -233,6 +234,11 @@ class Looking:
             signals=dict(signals),
             stored_at=entry.at,
         )
+
+
+def sha256_of(entry: Entry, earlier: Looked | None) -> str | None:
+    """Of a file's content, where its listing or an earlier look tells it."""
+    return entry.sha256 or (earlier.content.hex() if earlier and earlier.content else None)
 
 
 def hex_of(entry: Entry) -> str:

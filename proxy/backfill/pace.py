@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 _FIRST = 4
-_MORE, _FEWER, _OVERLOADED = 1.25, 0.85, 0.7
+_MORE, _FEWER, _OVERLOADED = 1.25, 0.9, 0.7
 _WORTH = 0.25  # of throughput, for as much more at once: 25 % more have to bring 6 %
+_COST = 0.1  # likewise, for as much less: 10 % less may cost 1 %, so that a few always wait
 _ROUND_S = 0.5
 _PATIENCE_S = 0.2
 
@@ -91,7 +92,7 @@ class Pace:
             step = limit / before[0] - 1 if before else 0.0
             gain = rate / before[1] - 1 if before else 0.0
             # Upwards as long as it brings something, downwards as long as it costs next to nothing.
-            if step and gain < step * _WORTH:
+            if step and gain < step * (_WORTH if step > 0 else _COST):
                 self._is_rising = not self._is_rising
             self._limit = max(limit + 1, limit * _MORE) if self._is_rising else limit * _FEWER
         if not 1 <= self._limit <= self._most:

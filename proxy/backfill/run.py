@@ -14,7 +14,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from proxy.backfill.looking import BackfillError, Looking, Means, Result, hex_of
+from proxy.backfill.looking import BackfillError, Looking, Means, Result, hex_of, sha256_of
 from proxy.backfill.options import Options, quiet_for
 from proxy.backfill.sources import Entry, Page, Source
 from proxy.database import BackfillHit, BackfillRun
@@ -115,23 +115,25 @@ class Work:
             lost = await self._means.database.run(
                 runs.unreadable_among, self.run.id, [hex_of(entry) for entry in wanted]
             )
-            for entry in wanted:
-                known = earlier.get(entry.key)
-                if (known is not None and known.run_id == self.run.id) or hex_of(entry) in lost:
+            hashes = [sha256_of(entry, earlier.get(entry.key)) for entry in wanted]
+            known = await self._means.known.among([one for one in hashes if one is not None])
+            for entry, sha256 in zip(wanted, hashes, strict=True):
+                before = earlier.get(entry.key)
+                if (before is not None and before.run_id == self.run.id) or hex_of(entry) in lost:
                     continue  # done and counted before a restart, or listed twice
                 if entry.key in self._here:
                     continue
                 if self._quota is not None and self._quota <= 0:
                     stretch.is_listed, stretch.next = True, None
                     return True
-                if not await self._may_go(is_cheap=self._looking.is_enough(known)):
+                if not await self._may_go(is_cheap=self._looking.is_enough(before)):
                     return False
                 if self._quota is not None:
                     self._quota -= 1
                 stretch.left += 1
                 self._flying += 1
                 self._here.add(entry.key)
-                group.create_task(self._look(stretch, entry, known))
+                group.create_task(self._look(stretch, entry, before, is_known=sha256 in known))
             stretch.is_listed = True
             if self._stop.is_set():
                 return False
@@ -163,8 +165,8 @@ class Work:
 
     # --- looking ---
 
-    async def _look(self, stretch: _Stretch, entry: Entry, earlier: Looked | None) -> None:
-        result = await self._looking.look(entry, earlier)
+    async def _look(self, stretch: _Stretch, entry: Entry, earlier: Looked | None, *, is_known: bool) -> None:
+        result = await self._looking.look(entry, earlier, is_known=is_known)
         self._results.append((stretch, entry.key, result))
         self._flying -= 1
         self._landed.set()

@@ -101,3 +101,9 @@ def known(database: Database, sha256: str) -> tuple[str, str] | None:
     with database.reading() as session:
         row = session.execute(_KNOWN, {"sha256": sha256}).first()
         return None if row is None else (row.verdict, row.added_by)
+
+
+def known_among(database: Database, sha256: Collection[str]) -> set[str]:
+    """Those of many files that have a verdict."""
+    with database.reading() as session:
+        return set(session.scalars(select(KnownHash.sha256).where(KnownHash.sha256.in_(sha256))))
