@@ -4,6 +4,7 @@
 #   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
+#   make kills [KILLS=50]            a backfill killed -9 at random moments, over FILES=5000; some 4 minutes
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make bench-backfill [ARGS=…]     how fast a backfill is, what it holds in memory, how it begins again; some 6 minutes
@@ -15,7 +16,7 @@ PYTHON ?= python3
 PIP = -m pip --disable-pip-version-check --quiet
 CONSTRAINTS = .ci/constraints.txt
 
-.PHONY: demo test fuzz fuzz-classifier bench bench-classifier bench-backfill pict-rs lint format clean
+.PHONY: demo test fuzz fuzz-classifier kills bench bench-classifier bench-backfill pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
@@ -31,6 +32,11 @@ fuzz: .venv/made
 
 fuzz-classifier: .venv/made
 	GATE_FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/pytest -n0 -s tests/test_classifier_corpus.py --timeout 0 $(ARGS)
+
+KILLS ?= 50
+FILES ?= 5000
+kills: .venv/made
+	GATE_KILLS=$(KILLS) GATE_KILL_FILES=$(FILES) .venv/bin/pytest -n0 tests/test_backfill_kills.py --timeout 0 $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
-from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -23,23 +19,6 @@ from proxy.database import backfill as runs
 from proxy.media import Kind, recognise
 from proxy.metrics import Metrics
 from tests.backfill import PNG, Eye, Store, content, entry, gone_over, in_no_time
-
-
-async def test_killed_at_any_moment_it_misses_none_and_looks_again_at_the_last_batch_alone(
-    tmp_path: Path,
-) -> None:
-    count, kills = 5000, 50
-    command = [sys.executable, "-m", "tests.backfill", str(tmp_path), str(count), str(kills)]
-    await asyncio.to_thread(subprocess.run, command, check=True, timeout=110)
-    looks = Counter(map(int, (tmp_path / "looks").read_text().split()))
-    assert len(looks) == count
-    # A batch, and what is under way while it is written.
-    assert sum(looks.values()) - count <= kills * (64 + 2 * 64)
-    database = Database(f"sqlite:///{tmp_path}/gate.db")
-    run = runs.get(database, None)
-    assert (run.id, run.state, run.looked_at, run.hits) == (1, "finished", count, count // 50)
-    assert sum(run.histogram["sexual"]) == count
-    database.close()
 
 
 async def test_what_was_looked_at_with_the_same_ensemble_costs_no_transfer_and_is_reported_again(

@@ -21,7 +21,7 @@ from proxy.backfill.sources import Entry, Source, Unreadable
 from proxy.backfill.sources.files import FilesSource
 from proxy.backfill.sources.names import may_be_media, time_in
 from proxy.backfill.sources.opening import checked, opened
-from proxy.backfill.sources.pictrs import PictrsSource, stored_as
+from proxy.backfill.sources.pictrs import PictrsSource
 from proxy.backfill.sources.s3 import S3Error, S3Source
 from proxy.backfill.sources.sftp import SftpError, SftpSource
 from proxy.config import BackfillSection
@@ -30,6 +30,7 @@ from proxy.database import backfill as runs
 from proxy.errors import ConfigError
 from proxy.media import Kind
 from proxy.pictrs import Pictrs
+from proxy.stored import stored_as
 from tests import pictrs, pictures
 from tests.backfill import Eye, Store, means
 from tests.client import form, send, upload

@@ -51,6 +51,8 @@ class Result:
         finding: a hit, or that it is unreadable; None where it may stay.
         signals: that were seen of it, now or earlier.
         is_reused, is_skipped: an earlier look told enough; only its bytes told that it is not asked for.
+        is_recorded: all of it is durable already.
+        look: that was taken now; `rule`: of the policy, by which it is a hit.
     """
 
     looked: tuple[Looked, ...] = ()
@@ -59,6 +61,9 @@ class Result:
     fetched_bytes: int = 0
     is_reused: bool = False
     is_skipped: bool = False
+    is_recorded: bool = False
+    look: Seen | None = None
+    rule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +123,9 @@ class Looking:
             finding = await self._hit(entry, decision, {}, sha256)
             return Result((Looked(entry.key, _other(entry, sha256)),), finding)
         if earlier is not None and self.is_enough(earlier):
-            finding = await self._hit(entry, self._decide(earlier), earlier.signals, sha256)
-            return Result(finding=finding, signals=earlier.signals, is_reused=True)
+            decision = self._decide(earlier)
+            finding = await self._hit(entry, decision, earlier.signals, sha256)
+            return Result(finding=finding, signals=earlier.signals, is_reused=True, rule=decision.rule)
         most = entry.size or self._means.largest
         if most > self._means.largest:
             return self._unreadable(entry, f"more than {self._means.largest} bytes")
@@ -148,7 +154,7 @@ class Looking:
                 decision = self._decide(earlier)
                 finding = await self._hit(entry, decision, earlier.signals, sha256)
                 place = Looked(entry.key, key, earlier.ensemble, earlier.signals)
-                return Result((place,), finding, earlier.signals, len(content))
+                return Result((place,), finding, earlier.signals, len(content), rule=decision.rule)
         look = await self._ask(File(content, media))
         if isinstance(look, Unseen):
             return self._unreadable(entry, f"nobody could look: {look.reason}")
@@ -163,7 +169,7 @@ class Looking:
         if entry.sha256 is None:
             looked.append(Looked(entry.key, bytes.fromhex(sha256), ensemble, looked[0].signals))
         finding = await self._hit(entry, decision, look.signals, sha256)
-        return Result(tuple(looked), finding, look.signals, len(content))
+        return Result(tuple(looked), finding, look.signals, len(content), look=look, rule=decision.rule)
 
     async def _ask(self, file: File) -> Look:
         """Somebody's look. Where nobody looks at a file twice, but at a plain picture, it is the file.

@@ -21,7 +21,7 @@ class Options:
 
     Attributes:
         source: where files come from: `pictrs`, `files:/path`, `s3://bucket/prefix`, `sftp://host/path`.
-        action: `report` touches nothing.
+        action: on a hit: `report` touches nothing, `hold` makes a case of it and takes it away from pict-rs.
         since, until: when a file was stored; one of which the source knows no time is looked at.
         prefix: of an alias, or of the name that the source gives a file.
         limit: files at most.

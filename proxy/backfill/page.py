@@ -11,11 +11,13 @@ from typing import Any, TextIO
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from proxy.backfill.report import case_of, touched
 from proxy.database import BackfillHit, BackfillRun, BackfillUnreadable
 from proxy.policy import Policy
 from proxy.review.terminal import harmless
 
 _LEFT, _WIDTH, _BOTTOM, _HEIGHT = 20, 400, 125, 115  # of a chart, in pixels
+_COLUMNS = ("what", "sha256", "aliases", "place", "verdict", "signals", "stored_at", "reason", "case")
 _FORMULAS = ("=", "+", "-", "@")  # what a spreadsheet would compute
 
 
@@ -30,17 +32,19 @@ def write_page(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters.update(harmless=harmless, moment=_moment, age=_age)
+    environment.filters.update(harmless=harmless, moment=_moment, age=_age, case_of=case_of)
     counts = (
         ("looked at", run.looked_at),
         ("known from an earlier look", run.reused),
         ("left out", run.skipped),
         ("unreadable", run.unreadable),
         ("hits", run.hits),
+        ("held as cases", run.held),
     )
     written = environment.get_template("report.html.j2").generate(
         run=run,
         options=run.options,
+        touched=touched(run),
         counts=counts,
         charts=[_chart(name, bins, policy) for name, bins in sorted(run.histogram.items())],
         hits=hits,
@@ -53,15 +57,17 @@ def write_page(
 def write_csv(into: TextIO, hits: Iterable[BackfillHit], unreadable: Iterable[BackfillUnreadable]) -> None:
     """A line a file, hits first."""
     lines = csv.writer(into)
-    lines.writerow(("what", "sha256", "aliases", "place", "verdict", "signals", "stored_at", "reason"))
+    lines.writerow(
+        ("what", "sha256", "aliases", "place", "verdict", "signals", "stored_at", "reason", "case")
+    )
     for hit in hits:
         signals = " ".join(f"{name}={value:.4f}" for name, value in sorted(hit.signals.items()))
         stored_at = hit.stored_at.isoformat() if hit.stored_at else ""
         found = ("hit", hit.hex[:64], " ".join(hit.aliases), hit.place)
-        lines.writerow(map(_cell, (*found, hit.verdict, signals, stored_at, hit.reason)))
+        lines.writerow(map(_cell, (*found, hit.verdict, signals, stored_at, hit.reason, case_of(hit))))
     for file in unreadable:
         lost = ("unreadable", file.hex[:64], " ".join(file.aliases), file.place)
-        lines.writerow(map(_cell, (*lost, "", "", "", file.reason)))
+        lines.writerow(map(_cell, (*lost, "", "", "", file.reason, "")))
 
 
 def _chart(name: str, bins: Sequence[int], policy: Policy) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def _counts(run: BackfillRun) -> dict[str, Any]:
         "skipped": run.skipped,
         "unreadable": run.unreadable,
         "hit_count": run.hits,
+        "held": run.held,
     }
 
 
@@ -62,6 +63,8 @@ def _hit(hit: BackfillHit) -> dict[str, Any]:
         "verdict": hit.verdict,
         "reason": hit.reason,
         "signals": hit.signals,
+        "case": hit.case_id,
+        "not_held": hit.not_held,
     }
 
 
@@ -79,16 +82,18 @@ def print_report(
     console.print(
         f"Run {run.id}: {run.looked_at} files looked at, {run.hits} hits, {run.unreadable} unreadable"
         + (f", {run.reused} known from an earlier look" if run.reused else "")
-        + ". Nothing was touched."
+        + f". {touched(run)}"
     )
     if run.hits:
-        table = _table("aliases", "verdict", "signals", "why")
+        holds = _holds(run)
+        table = _table("aliases", "verdict", "signals", "why", *(["case"] if holds else []))
         for hit in islice(hits, _HITS):
             table.add_row(
                 _aliases(hit.aliases or [hit.place]),
                 hit.verdict,
                 signals_cell(hit.signals),
                 Text(harmless(hit.reason)),
+                *([Text(harmless(case_of(hit)))] if holds else []),
             )
         console.print(table)
         _say_how_many_more(console, run.hits - _HITS)
@@ -101,11 +106,28 @@ def print_report(
         _say_how_many_more(console, run.unreadable - _UNREADABLE)
 
 
+def touched(run: BackfillRun) -> str:
+    """What a run has done to pict-rs, as a sentence."""
+    if not _holds(run):
+        return "Nothing was touched."
+    return f"{run.held} held as cases; nothing else was touched."
+
+
+def _holds(run: BackfillRun) -> bool:
+    return bool(run.held) or (run.options or {}).get("action") == "hold"
+
+
+def case_of(hit: BackfillHit) -> str:
+    """The case of a hit, or why there is none."""
+    return f"not held: {hit.not_held}" if hit.not_held else hit.case_id or ""
+
+
 def hit_in_words(hit: BackfillHit) -> str:
     """One line."""
     signals = ", ".join(f"{harmless(name)}={value:.2f}" for name, value in sorted(hit.signals.items()))
     names = " ".join(harmless(alias) for alias in (hit.aliases or [hit.place])[:_ALIASES])
-    return f"{hit.verdict}: {names} ({signals or harmless(hit.reason)})"
+    case = f"; {harmless(case_of(hit))}" if case_of(hit) else ""
+    return f"{hit.verdict}: {names} ({signals or harmless(hit.reason)}){case}"
 
 
 def print_runs(console: Console, runs: Sequence[BackfillRun], *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from proxy.backfill.holding import Holding
 from proxy.backfill.looking import BackfillError, Looking, Means, Result, hex_of, sha256_of
 from proxy.backfill.options import Options, quiet_for
 from proxy.backfill.sources import Entry, Page, Source
@@ -55,6 +56,7 @@ class Work:
         on_batch: Callable[[BackfillRun], None],
         on_pause: Callable[[float], None] = lambda _: None,
         on_hit: Callable[[BackfillHit], None] = lambda _: None,
+        holding: Holding | None = None,
     ) -> None:
         """
         Args:
@@ -63,9 +65,11 @@ class Work:
             on_batch: told after every batch that has become durable.
             on_pause: told when quiet hours begin, and how many seconds they take.
             on_hit: told of each hit, once it is durable.
+            holding: what makes cases of hits; None where they are only reported.
         """
         self._means, self.run, self._options = means, run, options
         self._looking = Looking(means, run.id, options, ensembles)
+        self._holding = holding
         self._stop, self._on_batch, self._on_pause, self._on_hit = stop, on_batch, on_pause, on_hit
         done = run.looked_at + run.reused + run.unreadable
         self._quota = None if options.limit is None else options.limit - done
@@ -167,6 +171,11 @@ class Work:
 
     async def _look(self, stretch: _Stretch, entry: Entry, earlier: Looked | None, *, is_known: bool) -> None:
         result = await self._looking.look(entry, earlier, is_known=is_known)
+        if self._holding is not None and isinstance(result.finding, BackfillHit):
+            hit = result.finding
+            result = await self._holding.hold(entry, earlier, result)
+            if result.is_recorded:
+                self._on_hit(hit)
         self._results.append((stretch, entry.key, result))
         self._flying -= 1
         self._landed.set()
@@ -237,6 +246,8 @@ async def pages_of(source: Source, cursor: str | None) -> AsyncIterator[Page]:
 
 
 def _add(batch: Batch, stretch: _Stretch, result: Result) -> None:
+    if result.is_recorded:
+        return
     if result.finding is not None:
         batch.findings.append(result.finding)
     batch.fetched_bytes += result.fetched_bytes

@@ -89,6 +89,62 @@ class Keeper:
             AliasTaken: the alias that was asked for stands for another case; the upload is sealed.
             SealingError: nothing was kept.
         """
+        case, facts = self._case(upload, decision, look, origin)
+
+        def work() -> Promise | None:
+            self._seal(case, facts, upload)
+            promise = None
+            if wanted is not None:
+                size, frames = wanted.size()
+                promise = make_promise(
+                    placeholder.details(upload.media, size, frames), upload.media, origin.arguments, wanted
+                )
+                case.promises.append(promise)
+            self._record(case, facts)
+            return promise
+
+        promise = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._fault("case-recorded")
+        return promise
+
+    async def keep_stored(
+        self,
+        upload: Upload,
+        decision: Decision,
+        look: Look | None,
+        origin: Origin,
+        *,
+        promises: Sequence[Promise],
+        facts: Mapping[str, Any],
+        record: Callable[[Case, dict[str, Any]], None],
+    ) -> str:
+        """Makes a case of what pict-rs has already.
+
+        Args:
+            promises: for its aliases.
+            facts: more of them, to be sealed.
+            record: makes the case durable, with a ledger entry that carries what it is given.
+
+        Returns:
+            The id of the case.
+
+        Raises:
+            SealingError: nothing was kept.
+        """
+        case, known = self._case(upload, decision, look, origin)
+        case.promises.extend(promises)
+
+        def work() -> None:
+            self._seal(case, {**known, **facts}, upload)
+            record(case, _noted(known))
+
+        await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        return case.id
+
+    def _case(
+        self, upload: Upload, decision: Decision, look: Look | None, origin: Origin
+    ) -> tuple[Case, dict[str, Any]]:
+        """A new case, neither sealed nor recorded yet, and its facts."""
         now = datetime.now(UTC)
         case_id = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
         facts = _facts(case_id, now, upload, decision, look, origin)
@@ -107,35 +163,27 @@ class Keeper:
             signals=seen and dict(seen.signals),
             ensemble=seen and seen.ensemble,
         )
+        return case, facts
 
-        def work() -> Promise | None:
-            case.file = self._quarantine.seal(case.id, facts, upload.content)
-            self._fault("case-sealed")
-            promise = None
-            if wanted is not None:
-                size, frames = wanted.size()
-                promise = make_promise(
-                    placeholder.details(upload.media, size, frames), upload.media, origin.arguments, wanted
-                )
-                case.promises.append(promise)
-            self._record(case, facts)
-            return promise
-
-        promise = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        self._fault("case-recorded")
-        return promise
+    def _seal(self, case: Case, facts: Mapping[str, Any], upload: Upload) -> None:
+        case.file = self._quarantine.seal(case.id, facts, upload.content)
+        self._fault("case-sealed")
 
     def close(self) -> None:
         """Waits for what is being sealed."""
         self._threads.shutdown()
 
     def _record(self, case: Case, facts: dict[str, Any]) -> None:
-        noted = {name: facts[name] for name in ("sha256", "verdict", "reason", "signals", "ensemble")}
         try:
-            cases.add(self._database, case, facts=noted)
+            cases.add(self._database, case, facts=_noted(facts))
         except SQLAlchemyError as error:
             # The sealed file stays: it is adopted as a case when the database is back.
             raise SealingError(f"case {case.id} could not be recorded: {type(error).__name__}") from None
+
+
+def _noted(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the facts stands in the ledger."""
+    return {name: facts[name] for name in ("sha256", "verdict", "reason", "signals", "ensemble")}
 
 
 def make_promise(details: dict[str, Any], media: Format, arguments: Query, wanted: Wanted) -> Promise:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 
 from proxy import app
 from proxy.app import Parts
-from proxy.backfill import page, report
+from proxy.backfill import report
+from proxy.backfill.holding import Holding
 from proxy.backfill.looking import BackfillError, Means
 from proxy.backfill.options import Options, a_moment, a_share, hours
 from proxy.backfill.pace import Pace
@@ -24,23 +25,27 @@ from proxy.backfill.progress import Display, display
 from proxy.backfill.run import Work, pages_of
 from proxy.backfill.sources import Page, Source
 from proxy.backfill.sources.opening import checked, opened
-from proxy.backfill.sources.pictrs import PictrsSource, stored_as
+from proxy.backfill.sources.pictrs import PictrsSource
 from proxy.backfill.watch import new_pages, newest
+from proxy.backfill.writing import check_writable, write_report
+from proxy.cases.keeping import Keeper
 from proxy.commands import Commands, Shared
 from proxy.config import Config, load
-from proxy.database import BackfillRun, Database
+from proxy.database import BackfillRun
 from proxy.database import backfill as runs
 from proxy.database.backfill import Batch
 from proxy.errors import ConfigError, PictrsError
 from proxy.intake.budget import Budget
 from proxy.media import Kind
-from proxy.policy import Policy
+from proxy.stored import stored_as
 
 _MOSTLY_UNREADABLE, _STOPPED = 3, 4  # exit status; 2 is argparse's
 _MEGABYTE = 1024 * 1024
 _GROWTH = 2  # pict-rs encodes some files again, which can make them larger than what was uploaded
 _AT_ONCE = 64  # at most, with each classifier
 _REPORT_HELP = "also write it there: .json, .csv, or .html, which has both beside it"
+_ACTIONS = ("report", "hold")
+_ACTION_HELP = "on a hit: report touches nothing (default); hold seals it as a case and takes it from pict-rs"
 _KINDS = {kind.value.lower(): kind for kind in Kind}
 
 
@@ -48,7 +53,7 @@ def add(commands: Commands, shared: Shared) -> None:
     """Adds the commands."""
     backfill = commands.add_parser("backfill", help="what is stored already").add_subparsers(required=True)
     run = backfill.add_parser(
-        "run", parents=[shared.configured, shared.as_json], help="look at everything; touch nothing"
+        "run", parents=[shared.configured, shared.as_json], help="look at everything that is stored"
     )
     run.add_argument("--report", type=Path, metavar="FILE", help=_REPORT_HELP)
     run.add_argument("--new", action="store_true", help="begin anew, though a run is not finished")
@@ -59,6 +64,7 @@ def add(commands: Commands, shared: Shared) -> None:
         metavar="WHERE",
         help="pictrs (default), files:/PATH, s3://BUCKET/PREFIX, sftp://[USER@]HOST[:PORT]/PATH",
     )
+    chosen.add_argument("--action", choices=_ACTIONS, help=_ACTION_HELP)
     chosen.add_argument("--since", type=_of(a_moment), metavar="WHEN", help="stored since: 2026-11-01, 30d")
     chosen.add_argument("--until", type=_of(a_moment), metavar="WHEN", help="stored before")
     chosen.add_argument("--prefix", metavar="TEXT", help="of an alias, or of a name in the store")
@@ -70,11 +76,12 @@ def add(commands: Commands, shared: Shared) -> None:
     chosen.add_argument("--stale", action="store_true", help="also what an older ensemble has looked at")
     run.set_defaults(run=_run)
     watch = backfill.add_parser(
-        "watch", parents=[shared.configured, shared.as_json], help="look at what comes; touch nothing"
+        "watch", parents=[shared.configured, shared.as_json], help="look at what comes"
     )
     watch.add_argument(
         "--every", type=_of(_seconds), default=30.0, metavar="30s", help="default: %(default)s s"
     )
+    watch.add_argument("--action", choices=_ACTIONS, default="report", help=_ACTION_HELP)
     watch.set_defaults(run=_watch)
     status = backfill.add_parser(
         "status", parents=[shared.configured, shared.as_json], help="the newest runs"
@@ -91,7 +98,7 @@ def add(commands: Commands, shared: Shared) -> None:
 async def _run(options: argparse.Namespace) -> int:
     config = _loaded(options)
     if options.report is not None:
-        await asyncio.to_thread(_check_writable, options.report)  # not only after hours
+        await asyncio.to_thread(check_writable, options.report)  # not only after hours
     with _alone(config, "run"), display(sys.stderr, as_json=options.json) as shown:
         async with app.parts(config) as made:
             await made.lookout.check()
@@ -106,7 +113,7 @@ async def _run(options: argparse.Namespace) -> int:
                 shown.say(f"run {run.id}: stopped; the same command goes on with it")
                 return _STOPPED
             run = await made.database.run(runs.record, run.id, Batch(), finished=True)
-            await made.database.run(_report, made.policy, run, options.report, as_json=options.json)
+            await made.database.run(write_report, made.policy, run, options.report, as_json=options.json)
     if run.unreadable <= run.looked_at + run.reused:
         return 0
     print(
@@ -126,14 +133,15 @@ async def _watch(options: argparse.Namespace) -> int:
             means = _means(made, config, source)
             run = await _begun_to_watch(made, source)
             shown.say(f"run {run.id}: watching, every {options.every:g} s")
-            while not stop.is_set():
-                try:
-                    run = await _round(made, means, run, stop, shown)
-                except (PictrsError, BackfillError) as error:
-                    shown.say(f"run {run.id}: {error}; trying again in {options.every:g} s")
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(options.every):
-                        await stop.wait()
+            with _holding(made, means, run, options.action) as holding:
+                while not stop.is_set():
+                    try:
+                        run = await _round(made, means, run, stop, shown, holding)
+                    except (PictrsError, BackfillError) as error:
+                        shown.say(f"run {run.id}: {error}; trying again in {options.every:g} s")
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(options.every):
+                            await stop.wait()
     return 0
 
 
@@ -148,9 +156,16 @@ async def _begun_to_watch(made: Parts, source: PictrsSource) -> BackfillRun:
 
 
 async def _round(
-    made: Parts, means: Means, run: BackfillRun, stop: asyncio.Event, shown: Display
+    made: Parts,
+    means: Means,
+    run: BackfillRun,
+    stop: asyncio.Event,
+    shown: Display,
+    holding: Holding | None,
 ) -> BackfillRun:
     """Looks at what has come since the last round, if anything has."""
+    if holding is not None:
+        await holding.take_rest()
     first = await means.source.page(None)
     pages = new_pages(means.source, first, run.newest or newest(()))
     if (new := await anext(pages, None)) is not None:
@@ -162,6 +177,7 @@ async def _round(
             stop=stop,
             on_batch=lambda run: shown.update(run, means.pace.limit),
             on_hit=lambda hit: shown.say(report.hit_in_words(hit)),
+            holding=holding,
         )
         if not await work.over(_from(new, pages)):
             return work.run
@@ -187,7 +203,7 @@ async def _status(options: argparse.Namespace) -> int:
 async def _show(options: argparse.Namespace) -> int:
     async with app.parts(load(options.config)) as made:
         run = await made.database.run(runs.get, options.number)
-        await made.database.run(_report, made.policy, run, options.report, as_json=options.json)
+        await made.database.run(write_report, made.policy, run, options.report, as_json=options.json)
     return 0
 
 
@@ -239,7 +255,9 @@ async def _worked(
 ) -> tuple[BackfillRun, bool]:
     """The run after its work, and whether all of it is done."""
     means = _means(made, config, source)
-    with _told_to_stop() as stop:
+    with _told_to_stop() as stop, _holding(made, means, run, wanted.action) as holding:
+        if holding is not None:
+            await holding.take_rest()
         work = Work(
             means,
             run,
@@ -248,8 +266,13 @@ async def _worked(
             stop=stop,
             on_batch=lambda run: shown.update(run, means.pace.limit),
             on_pause=shown.pause,
+            holding=holding,
         )
         is_done = await work.over(pages_of(source, run.cursor))
+        if holding is not None and (left := await holding.take_rest()):
+            shown.say(
+                f"{left} held pictures are in pict-rs still, behind placeholders; a later run tries again"
+            )
     return work.run, is_done
 
 
@@ -266,6 +289,34 @@ def _means(made: Parts, config: Config, source: Source) -> Means:
         largest=largest,
         resolve=lambda sha256, size: stored_as(made.pictrs, sha256, size),
     )
+
+
+@contextmanager
+def _holding(made: Parts, means: Means, run: BackfillRun, action: str) -> Iterator[Holding | None]:
+    """What makes cases of hits, where that is asked for.
+
+    Raises:
+        ConfigError: it is, and pict-rs cannot be asked.
+    """
+    if action != "hold":
+        yield None
+        return
+    if made.config.pictrs.api_key is None:
+        raise ConfigError("--action hold: needs pictrs.api_key")
+    keeper = Keeper(made.database, made.quarantine, made.fault)
+    try:
+        yield Holding(
+            database=made.database,
+            keeper=keeper,
+            pictrs=made.pictrs,
+            budget=means.budget,
+            largest=means.largest,
+            fault=made.fault,
+            run_id=run.id,
+            by=f"backfill {run.kind}",
+        )
+    finally:
+        keeper.close()
 
 
 @contextmanager
@@ -309,48 +360,6 @@ def _alone(config: Config, kind: str) -> Iterator[None]:
                 f"backfill: another `backfill {kind}` is under way here; end it, or wait for it"
             ) from None
         yield
-
-
-def _check_writable(path: Path) -> None:
-    """Appends nothing, so that an older report stays until there is a new one."""
-    try:
-        for one in _beside(path):
-            one.open("a").close()
-    except OSError as error:
-        raise ConfigError(f"--report {path}: {error.strerror}; name another file") from None
-
-
-def _beside(path: Path) -> list[Path]:
-    """The files that a report is written to."""
-    if path.suffix.lower() in (".html", ".htm"):
-        return [path, path.with_suffix(".csv"), path.with_suffix(".json")]
-    return [path]
-
-
-def _report(
-    database: Database, policy: Policy, run: BackfillRun, path: Path | None, *, as_json: bool
-) -> None:
-    def write(into: TextIO, suffix: str) -> None:
-        hits, lost = runs.hits_of(database, run.id), runs.unreadable_of(database, run.id)
-        if suffix in (".html", ".htm"):
-            page.write_page(into, run, policy, hits, lost)
-        elif suffix == ".csv":
-            page.write_csv(into, hits, lost)
-        else:
-            report.write_json(into, run, hits, lost)
-
-    try:
-        for one in _beside(path) if path is not None else []:
-            with one.open("w", encoding="utf-8", newline="" if one.suffix == ".csv" else None) as file:
-                write(file, one.suffix.lower())
-    except OSError as error:
-        raise ConfigError(f"--report {path}: {error.strerror}") from None
-    finally:  # what took hours is shown in any case
-        if as_json:
-            write(sys.stdout, ".json")
-        else:
-            hits, unreadable = runs.hits_of(database, run.id), runs.unreadable_of(database, run.id)
-            report.print_report(Console(), run, hits, unreadable)
 
 
 def _of(read: Callable[[str], Any]) -> Callable[[str], Any]:

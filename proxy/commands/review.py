@@ -62,6 +62,11 @@ async def _release(options: argparse.Namespace) -> None:
     shown = [promise.alias for promise in case.promises if promise.removed_at is None]
     where = f"{', '.join(shown)} shows the picture" if shown else "no alias stands for it"
     print(f"{case.id}: released; {where}")
+    if lost := [one.alias for one in case.promises if one.token_lost and one.removed_at is None]:
+        print(
+            f"what cannot be put back: the delete tokens that pict-rs had given out for {', '.join(lost)} "
+            "(it tells them to nobody; an admin can still purge), and when it was stored"
+        )
 
 
 async def _confirm(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
+from proxy.database import ledger, taking
 from proxy.database.engine import Database
 from proxy.database.models import (
     BackfillFile,
@@ -19,6 +20,7 @@ from proxy.database.models import (
     BackfillRun,
     BackfillUnreadable,
     BackfillVersion,
+    Case,
 )
 from proxy.errors import GateError
 
@@ -129,27 +131,47 @@ def listed(database: Database, *, limit: int = 20) -> list[BackfillRun]:
 
 def record(database: Database, run_id: int, batch: Batch, *, finished: bool = False) -> BackfillRun:
     """Makes a batch durable: all of it, or nothing."""
-    now = datetime.now(UTC)
     with database.writing() as session:
-        run = session.get_one(BackfillRun, run_id)
-        run.changed_at = now
-        run.looked_at += batch.looked_at
-        run.reused += batch.reused
-        run.skipped += batch.skipped
-        run.fetched_bytes += batch.fetched_bytes
-        run.cursor = batch.cursor or run.cursor
-        if batch.signals:
-            run.histogram = _counted(run.histogram, batch.signals)
-        for finding in batch.findings:
-            is_new = session.get(type(finding), (run_id, finding.hex)) is None
-            if isinstance(finding, BackfillUnreadable):
-                run.unreadable += is_new
-            else:
-                run.hits += is_new
-            session.merge(finding)  # a file may come up twice while the store changes
-        _keep(session, run_id, batch.looked, int(now.timestamp()))
+        run = _recorded(session, run_id, batch)
         if finished:
-            run.state, run.finished_at = "finished", now
+            run.state, run.finished_at = "finished", run.changed_at
+    return run
+
+
+def held(database: Database, run_id: int, batch: Batch, case: Case, *, facts: dict[str, Any]) -> None:
+    """Makes durable, together, what a file was found to be and the case that is made of it.
+
+    Args:
+        batch: of this file alone.
+        case: new, with promises for its aliases, which pict-rs has still.
+        facts: for the ledger.
+    """
+    with database.writing() as session:
+        taking.put_in_place(session, case)
+        ledger.append(session, case.state.value, actor="gate", case_id=case.id, facts=facts)
+        _recorded(session, run_id, batch)
+
+
+def _recorded(session: Session, run_id: int, batch: Batch) -> BackfillRun:
+    now = datetime.now(UTC)
+    run = session.get_one(BackfillRun, run_id)
+    run.changed_at = now
+    run.looked_at += batch.looked_at
+    run.reused += batch.reused
+    run.skipped += batch.skipped
+    run.fetched_bytes += batch.fetched_bytes
+    run.cursor = batch.cursor or run.cursor
+    if batch.signals:
+        run.histogram = _counted(run.histogram, batch.signals)
+    for finding in batch.findings:
+        is_new = session.get(type(finding), (run_id, finding.hex)) is None
+        if isinstance(finding, BackfillUnreadable):
+            run.unreadable += is_new
+        else:
+            run.hits += is_new
+            run.held += is_new and finding.case_id is not None
+        session.merge(finding)  # a file may come up twice while the store changes
+    _keep(session, run_id, batch.looked, int(now.timestamp()))
     return run
 
 

@@ -52,6 +52,8 @@ def releasing(database: Database, case_id: str, *, by: str, sha256: str) -> tupl
                 f"{case_id}: the same file was confirmed by {known_file.added_by} "
                 f"in case {known_file.case_id}, so it cannot be released"
             )
+        if not is_repeated and any(promise.stored_at for promise in case.promises):
+            raise CaseError(f"{case_id}: it is just being taken away from pict-rs; try again in a minute")
         case.sha256 = sha256
         move(session, case, to, by, _facts(case))
     return case, is_repeated

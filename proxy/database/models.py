@@ -122,6 +122,8 @@ class Promise(Base):
         stored_at: when a release has stored it in pict-rs; None before.
         stored_token: pict-rs's own delete token, where the release was told it.
         removed_at: when somebody deleted the alias; None while it stands.
+        token_lost: whether it was pict-rs's before it was a case's, so that nobody but its uploader knows its
+            delete token; after a release pict-rs has another one.
     """
 
     __tablename__ = "promises"
@@ -137,6 +139,7 @@ class Promise(Base):
     stored_at: Mapped[datetime | None]
     stored_token: Mapped[str | None] = mapped_column(String(36))
     removed_at: Mapped[datetime | None]
+    token_lost: Mapped[bool] = mapped_column(default=False, server_default=false())
     case: Mapped[Case] = relationship(back_populates="promises", lazy="joined")
 
 
@@ -211,7 +214,7 @@ class BackfillRun(Base):
         reused: files of which an earlier look told enough.
         skipped: files that its options leave out.
         unreadable: files that nobody could look at, see `BackfillUnreadable`; not among `looked_at`.
-        hits: see `BackfillHit`.
+        hits: see `BackfillHit`; held: those of them that are cases.
         fetched_bytes: of the files that were looked at.
         changed_at: when it has come on last.
         histogram: of each signal, how many files had it in which twentieth of 0..1.
@@ -235,17 +238,20 @@ class BackfillRun(Base):
     skipped: Mapped[int] = mapped_column(default=0, server_default="0")
     unreadable: Mapped[int] = mapped_column(default=0)
     hits: Mapped[int] = mapped_column(default=0, server_default="0")
+    held: Mapped[int] = mapped_column(default=0, server_default="0")
     fetched_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     histogram: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
 class BackfillHit(Base):
-    """A stored file that the policy would not have let in. Nothing is done to it.
+    """A stored file that the policy would not have let in.
 
     Attributes:
         hex: pict-rs's own key of it; where that is not known, the SHA-256 alone.
         place: what its source calls it.
         stored_at: when it was stored, where that is known.
+        case_id: the case that the run has made of it; None where it was not to, or could not.
+        not_held: why it could not.
     """
 
     __tablename__ = "backfill_hits"
@@ -258,6 +264,8 @@ class BackfillHit(Base):
     aliases: Mapped[list[Any]]
     signals: Mapped[dict[str, Any]]
     stored_at: Mapped[datetime | None]
+    case_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    not_held: Mapped[str | None] = mapped_column(String(500))
 
 
 class BackfillUnreadable(Base):

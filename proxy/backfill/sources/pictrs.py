@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime, timedelta
 
 from proxy.backfill.sources import Entry, Page, Unreadable
 from proxy.errors import PictrsError
-from proxy.media import Kind
 from proxy.pictrs import Pictrs, StoredFile, StoredPage
+from proxy.stored import kind_of
 
 _PAGE = 100
 # pict-rs orders by when a hash came, which is a little after the time that it tells of a file.
 _MARGIN = timedelta(minutes=1)
-# The last byte of its hash (pict-rs 0.5.25, `InternalFormat::to_byte`).
-_KINDS = (*[Kind.ANIMATION] * 4, *[Kind.IMAGE] * 5, *[Kind.VIDEO] * 2)
 
 
 class PictrsSource:
@@ -79,23 +76,6 @@ class PictrsSource:
         return await self._pictrs.stored(timestamp=until, limit=_PAGE)
 
 
-async def stored_as(pictrs: Pictrs, sha256: str, size: int) -> StoredFile | None:
-    """What pict-rs knows of an original with these bytes; None for a variant's, and where it is gone.
-
-    pict-rs's key of it is made of these two and of one of eleven formats, and it finds a page by that.
-
-    Raises:
-        PictrsError: pict-rs cannot be asked.
-    """
-    for number in range(len(_KINDS)):
-        key = bytes.fromhex(sha256) + size.to_bytes(6) + bytes([number])
-        slug = base64.urlsafe_b64encode(key).decode().rstrip("=")
-        page = await pictrs.stored(slug=slug, limit=1)
-        if page.files and page.files[0].hex.lower() == key.hex():
-            return page.files[0]
-    return None
-
-
 def _entry(file: StoredFile) -> Entry:
     hex_ = file.hex.lower()
     return Entry(
@@ -104,10 +84,5 @@ def _entry(file: StoredFile) -> Entry:
         sha256=hex_[:64],
         aliases=file.aliases,
         at=file.created_at,
-        kind=_kind(hex_),
+        kind=kind_of(hex_),
     )
-
-
-def _kind(hex_: str) -> Kind | None:
-    number = int(hex_[76:] or "ff", 16)
-    return _KINDS[number] if number < len(_KINDS) else None

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("reused", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("skipped", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("hits", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("held", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("fetched_bytes", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("histogram", sa.JSON(), nullable=False, server_default="{}"),
     ):
@@ -34,6 +35,12 @@ def upgrade() -> None:
     for table in ("backfill_hits", "backfill_unreadable"):
         op.add_column(table, sa.Column("place", sa.String(length=1100), nullable=False, server_default=""))
     op.add_column("backfill_hits", sa.Column("stored_at", UtcDateTime(timezone=True), nullable=True))
+    op.add_column("backfill_hits", sa.Column("case_id", sa.String(length=32), nullable=True))
+    op.add_column("backfill_hits", sa.Column("not_held", sa.String(length=500), nullable=True))
+    op.create_index(op.f("ix_backfill_hits_case_id"), "backfill_hits", ["case_id"], unique=False)
+    op.add_column(
+        "promises", sa.Column("token_lost", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
     op.create_table(
         "backfill_versions",
         sa.Column("id", sa.Integer(), nullable=False),
