@@ -15,6 +15,7 @@ from PIL import Image
 from proxy.backfill.options import Options
 from proxy.backfill.pace import Pace
 from proxy.backfill.sources import Entry, Source, Unreadable
+from proxy.backfill.thumbnails import MOST, WORTH_BYTES, is_near, marked, side_of
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Look, Priority, Seen, Undecodable, Unseen
 from proxy.database import BackfillHit, BackfillUnreadable, Database
@@ -23,7 +24,7 @@ from proxy.database.backfill import Looked
 from proxy.errors import GateError, PictrsError
 from proxy.intake.budget import Budget
 from proxy.known_hashes import KnownHashes
-from proxy.media import recognise
+from proxy.media import Kind, recognise
 from proxy.media.signatures import PNG
 from proxy.pictrs import StoredFile
 from proxy.policy import Decision, Policy, Verdict, decide
@@ -74,6 +75,7 @@ class Means:
         budget: of the memory for files that are fetched and not yet looked at.
         largest: bytes; a larger file is unreadable.
         resolve: for sources that know no aliases; None where no pict-rs can be asked.
+        thumbnail: pict-rs's variant of an alias within so many pixels; None where the source is not pict-rs.
     """
 
     database: Database
@@ -85,6 +87,7 @@ class Means:
     budget: Budget
     largest: int
     resolve: Resolve | None = None
+    thumbnail: Callable[[str, int], Awaitable[bytes | None]] | None = None
 
 
 class Looking:
@@ -102,7 +105,12 @@ class Looking:
         """Whether an earlier look tells all that a new one would."""
         if earlier is None or earlier.ensemble is None:
             return False
-        if earlier.ensemble in self._ensembles:
+        ensemble, side = side_of(earlier.ensemble)
+        if side is not None and (
+            side < (self._options.via_thumbnails or MOST + 1) or is_near(self._means.policy, earlier.signals)
+        ):
+            return False
+        if ensemble in self._ensembles:
             return True
         # Without a signal that a rule names, the rule would silently never match.
         return not self._options.stale and self._means.policy.signals <= earlier.signals.keys()
@@ -129,11 +137,34 @@ class Looking:
         most = entry.size or self._means.largest
         if most > self._means.largest:
             return self._unreadable(entry, f"more than {self._means.largest} bytes")
+        if (result := await self._via_thumbnail(entry)) is not None:
+            return result
         async with self._means.budget.lend(max(most, _LEAST_LENT)):
             content = await self._means.source.fetch(entry, most)
             if isinstance(content, Unreadable):
                 return self._unreadable(entry, content.reason)
             return await self._fetched(entry, content)
+
+    async def _via_thumbnail(self, entry: Entry) -> Result | None:
+        """What comes of a file of which pict-rs's small variant tells enough; None of all others."""
+        side, fetch = self._options.via_thumbnails, self._means.thumbnail
+        if side is None or fetch is None or entry.sha256 is None or not entry.aliases:
+            return None
+        if entry.kind is not Kind.IMAGE or entry.size < WORTH_BYTES:
+            return None
+        async with self._means.budget.lend(max(side * side, _LEAST_LENT)):
+            content = await fetch(entry.aliases[0], side)
+            media = recognise(content) if content is not None else None
+            if content is None or media is None:
+                return None
+            look = await self._ask(File(content, media))
+        if not isinstance(look, Seen) or is_near(self._means.policy, look.signals):
+            return None
+        if decide(self._means.policy, look, media).verdict is not Verdict.ALLOW:
+            return None
+        self._ensembles.add(look.ensemble)
+        looked = Looked(entry.key, None, marked(look.ensemble, side), look.signals)
+        return Result((looked,), None, look.signals, len(content))
 
     async def _fetched(self, entry: Entry, content: bytes) -> Result:
         media = recognise(content)

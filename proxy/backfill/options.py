@@ -9,6 +9,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any, Self
 
 from proxy.backfill.sources import Entry
+from proxy.backfill.thumbnails import LEAST, MOST
 from proxy.media import Kind
 
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
@@ -29,6 +30,7 @@ class Options:
         sample: the share of all files, 0..1, chosen by hash: always the same ones.
         rate: files a second at most.
         quiet_hours: `HH:MM-HH:MM` in local time, in which nothing is fetched.
+        via_thumbnails: pixels of pict-rs's own small variants, which are looked at first.
         stale: look again at what another version of the ensemble has looked at.
     """
 
@@ -42,6 +44,7 @@ class Options:
     sample: float | None = None
     rate: float | None = None
     quiet_hours: str | None = None
+    via_thumbnails: int | None = None
     stale: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -112,6 +115,50 @@ def a_share(word: str) -> float:
     if not 0 < share <= 1:
         raise ValueError("must be a percentage, for example 1%")
     return share
+
+
+def a_count(word: str) -> int:
+    """A number from 1 on.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if (number := int(word)) < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def a_rate(word: str) -> float:
+    """Files a second.
+
+    Raises:
+        ValueError: it is no number above 0.
+    """
+    if not 0 < (number := float(word)) <= 100_000:
+        raise ValueError("must be above 0")
+    return number
+
+
+def seconds(word: str) -> float:
+    """`30s` as 30.
+
+    Raises:
+        ValueError: it is no number of seconds in a day.
+    """
+    if not 1 <= (number := float(word.removesuffix("s"))) <= 86_400:
+        raise ValueError("must be seconds, from 1 to 86400, for example 30s")
+    return number
+
+
+def a_side(word: str) -> int:
+    """Of a small variant, in pixels.
+
+    Raises:
+        ValueError: it is none of one.
+    """
+    if not LEAST <= (side := int(word)) <= MOST:
+        raise ValueError(f"must be {LEAST} to {MOST} pixels")
+    return side
 
 
 def hours(word: str) -> str:

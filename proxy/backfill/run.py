@@ -115,6 +115,8 @@ class Work:
             self._stretches.append(stretch)
             wanted = [entry for entry in page.entries if self._options.wants(entry)]
             stretch.skipped = len(page.entries) - len(wanted)
+            # What becomes durable from here on may be in neither of the two answers.
+            here = set(self._here)
             earlier = await self._means.database.run(runs.files, [entry.key for entry in wanted])
             lost = await self._means.database.run(
                 runs.unreadable_among, self.run.id, [hex_of(entry) for entry in wanted]
@@ -125,7 +127,7 @@ class Work:
                 before = earlier.get(entry.key)
                 if (before is not None and before.run_id == self.run.id) or hex_of(entry) in lost:
                     continue  # done and counted before a restart, or listed twice
-                if entry.key in self._here:
+                if entry.key in here or entry.key in self._here:
                     continue
                 if self._quota is not None and self._quota <= 0:
                     stretch.is_listed, stretch.next = True, None
@@ -137,6 +139,7 @@ class Work:
                 stretch.left += 1
                 self._flying += 1
                 self._here.add(entry.key)
+                here.add(entry.key)
                 group.create_task(self._look(stretch, entry, before, is_known=sha256 in known))
             stretch.is_listed = True
             if self._stop.is_set():

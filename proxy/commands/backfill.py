@@ -19,13 +19,14 @@ from proxy.app import Parts
 from proxy.backfill import report
 from proxy.backfill.holding import Holding
 from proxy.backfill.looking import BackfillError, Means
-from proxy.backfill.options import Options, a_moment, a_share, hours
+from proxy.backfill.options import Options, a_count, a_moment, a_rate, a_share, a_side, hours, seconds
 from proxy.backfill.pace import Pace
 from proxy.backfill.progress import Display, display
 from proxy.backfill.run import Work, pages_of
 from proxy.backfill.sources import Page, Source
 from proxy.backfill.sources.opening import checked, opened
 from proxy.backfill.sources.pictrs import PictrsSource
+from proxy.backfill.thumbnails import thumbnail_of
 from proxy.backfill.watch import new_pages, newest
 from proxy.backfill.writing import check_writable, write_report
 from proxy.cases.keeping import Keeper
@@ -46,6 +47,9 @@ _AT_ONCE = 64  # at most, with each classifier
 _REPORT_HELP = "also write it there: .json, .csv, or .html, which has both beside it"
 _ACTIONS = ("report", "hold")
 _ACTION_HELP = "on a hit: report touches nothing (default); hold seals it as a case and takes it from pict-rs"
+_THUMBNAILS_HELP = (
+    "look at pict-rs's variants of N pixels first, and at the original only where that is not enough"
+)
 _KINDS = {kind.value.lower(): kind for kind in Kind}
 
 
@@ -68,18 +72,19 @@ def add(commands: Commands, shared: Shared) -> None:
     chosen.add_argument("--since", type=_of(a_moment), metavar="WHEN", help="stored since: 2026-11-01, 30d")
     chosen.add_argument("--until", type=_of(a_moment), metavar="WHEN", help="stored before")
     chosen.add_argument("--prefix", metavar="TEXT", help="of an alias, or of a name in the store")
-    chosen.add_argument("--limit", type=_of(_positive), metavar="N", help="files at most")
+    chosen.add_argument("--limit", type=_of(a_count), metavar="N", help="files at most")
     chosen.add_argument("--kind", choices=[*_KINDS])
     chosen.add_argument("--sample", type=_of(a_share), metavar="1%", help="a share, always of the same files")
-    chosen.add_argument("--rate", type=_of(_rate), metavar="N", help="files a second at most")
+    chosen.add_argument("--rate", type=_of(a_rate), metavar="N", help="files a second at most")
     chosen.add_argument("--quiet-hours", type=_of(hours), metavar="08:00-23:00", help="pauses, local time")
+    chosen.add_argument("--via-thumbnails", type=_of(a_side), metavar="N", help=_THUMBNAILS_HELP)
     chosen.add_argument("--stale", action="store_true", help="also what an older ensemble has looked at")
     run.set_defaults(run=_run)
     watch = backfill.add_parser(
         "watch", parents=[shared.configured, shared.as_json], help="look at what comes"
     )
     watch.add_argument(
-        "--every", type=_of(_seconds), default=30.0, metavar="30s", help="default: %(default)s s"
+        "--every", type=_of(seconds), default=30.0, metavar="30s", help="default: %(default)s s"
     )
     watch.add_argument("--action", choices=_ACTIONS, default="report", help=_ACTION_HELP)
     watch.set_defaults(run=_watch)
@@ -90,7 +95,7 @@ def add(commands: Commands, shared: Shared) -> None:
     shown = backfill.add_parser(
         "report", parents=[shared.configured, shared.as_json], help="what a run has found"
     )
-    shown.add_argument("number", type=_of(_positive), nargs="?", metavar="RUN", help="default: the newest")
+    shown.add_argument("number", type=_of(a_count), nargs="?", metavar="RUN", help="default: the newest")
     shown.add_argument("--report", type=Path, metavar="FILE", help=_REPORT_HELP)
     shown.set_defaults(run=_show)
 
@@ -239,6 +244,8 @@ async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
             )
         return run
     wanted = Options(**given)
+    if wanted.via_thumbnails is not None and wanted.source != "pictrs":
+        raise ConfigError("--via-thumbnails: pict-rs makes them; of other sources, originals are looked at")
     # It says what to mend before a run is begun.
     await opened(wanted, made.config.backfill, made.pictrs).close()
     first = await PictrsSource(made.pictrs).page(None) if wanted.source == "pictrs" else None
@@ -288,6 +295,7 @@ def _means(made: Parts, config: Config, source: Source) -> Means:
         budget=Budget(max(config.backfill.memory_mb * _MEGABYTE, largest)),
         largest=largest,
         resolve=lambda sha256, size: stored_as(made.pictrs, sha256, size),
+        thumbnail=lambda alias, side: thumbnail_of(made.pictrs, alias, side),
     )
 
 
@@ -372,21 +380,3 @@ def _of(read: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{word!r}: {error}") from None
 
     return checked
-
-
-def _positive(word: str) -> int:
-    if (number := int(word)) < 1:
-        raise ValueError("must be at least 1")
-    return number
-
-
-def _seconds(word: str) -> float:
-    if not 1 <= (number := float(word.removesuffix("s"))) <= 86_400:
-        raise ValueError("must be seconds, from 1 to 86400, for example 30s")
-    return number
-
-
-def _rate(word: str) -> float:
-    if not 0 < (number := float(word)) <= 100_000:
-        raise ValueError("must be above 0")
-    return number
