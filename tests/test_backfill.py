@@ -90,6 +90,22 @@ def test_the_report_is_readable(gate: Gate) -> None:
     assert "Nobody could look at these:" in shown and "undecodable" in shown
 
 
+def test_only_the_files_that_are_asked_for_are_looked_at(gate: Gate) -> None:
+    hour = (datetime.now().astimezone().hour + 12) % 24
+    words = ("--kind", "image", "--since", "1d", "--limit", "2", "--rate", "1000", "--sample", "100%")
+    shown = run(gate, "--json", "--quiet-hours", f"{hour:02}:00-{hour:02}:30", *words)
+    report = json.loads(shown.stdout)
+    assert report["looked_at"] + report["unreadable"] == 2
+    assert (report["options"]["kind"], report["options"]["limit"]) == ("Image", 2)
+    report = json.loads(run(gate, "--json", "--kind", "video").stdout)
+    assert (report["looked_at"], report["reused"], report["skipped"]) == (0, 0, 5)
+    assert json.loads(run(gate, "--json", "--prefix", "first-").stdout)["hit_count"] == 1
+    older = json.loads(run(gate, "--json", "--until", "1d").stdout)  # pict-rs need not even list the others
+    assert (older["looked_at"], older["reused"]) == (0, 0)
+    stale = json.loads(run(gate, "--json", "--stale", "--prefix", "second-").stdout)
+    assert (stale["looked_at"], stale["reused"]) == (0, 1)  # the same ensemble has looked at it
+
+
 def test_it_looks_with_the_priority_of_a_backfill(gate: Gate, looking: Classifier) -> None:
     from tests.client import get
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
 from proxy.aliases import alias_key, make_delete_token
@@ -29,11 +29,17 @@ _FIRST_GLANCE_S, _GLANCE_S = 0.02, 0.5
 _AT_ONCE = 50  # deletions that are asked for before the lease is renewed
 
 
-async def stored_promises(upload: Upload, look: Look | None, aliases: Collection[str]) -> list[Promise]:
+async def stored_promises(
+    upload: Upload, look: Look | None, aliases: Collection[str], tokens: Mapping[str, str] | None = None
+) -> list[Promise]:
     """Promises for the aliases that a stored file has; not recorded yet.
 
-    pict-rs tells nobody their delete tokens.
+    Args:
+        look: at these bytes; None where their own header has to tell the size.
+        tokens: the delete tokens of those aliases of which the gate was told them when they were stored;
+            pict-rs tells nobody later.
     """
+    tokens = tokens or {}
     measured = await asyncio.to_thread(measure, upload.content, upload.media)
     size, frames = measured or (None, None)
     if isinstance(look, Seen):
@@ -44,11 +50,12 @@ async def stored_promises(upload: Upload, look: Look | None, aliases: Collection
         Promise(
             alias=alias,
             alias_key=alias_key(alias),
-            delete_token=make_delete_token(),
+            delete_token=tokens.get(alias) or make_delete_token(),
             details=details,
             arguments=[],  # what is sealed has been through them
             stored_at=now,
-            token_lost=True,
+            stored_token=tokens.get(alias),
+            token_lost=alias not in tokens,
         )
         for alias in sorted(set(aliases))
     ]
