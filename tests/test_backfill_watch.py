@@ -12,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from proxy.backfill.page import write_csv, write_page
 from proxy.backfill.progress import Display, display
+from proxy.backfill.report import print_report
 from proxy.backfill.sources import Entry, Page, Unreadable
 from proxy.backfill.watch import new_pages, newest
 from proxy.database import BackfillHit, BackfillRun, BackfillUnreadable
@@ -191,6 +193,30 @@ def test_a_spreadsheet_computes_nothing_that_stands_in_an_alias() -> None:
     assert [row[0] for row in rows] == ["what", "hit", "unreadable"]
     assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row)
     assert "sexual=0.9100" in rows[1]
+
+
+def test_every_report_says_which_hits_are_cases_and_why_others_are_none() -> None:
+    run, (hit,), _ = findings()
+    run.options, run.held = {"action": "hold"}, 1
+    hit.case_id = "20261123-120000-0123abcd"
+    other = BackfillHit(
+        hex="2" * 78,
+        place="q",
+        verdict="hold",
+        reason="r",
+        aliases=["q.png"],
+        signals={},
+        not_held="<b>gone",
+    )
+    page, table, lines = io.StringIO(), io.StringIO(), io.StringIO()
+    write_page(page, run, POLICY, [hit, other], [])
+    write_csv(lines, [hit, other], [])
+    print_report(Console(file=table, width=250), run, [hit, other], [])
+    for shown in (page, table, lines):
+        assert hit.case_id in shown.getvalue() and "not held: " in shown.getvalue()
+    for shown in (page, table):
+        assert "1 held as cases" in shown.getvalue() and "Nothing was touched" not in shown.getvalue()
+    assert "<b>gone" not in page.getvalue()
 
 
 def test_progress_is_json_for_programs_and_plain_lines_elsewhere() -> None:

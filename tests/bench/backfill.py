@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import hashlib
 import json
+import os
 import resource
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +29,14 @@ from rich.console import Console
 
 from proxy.backfill.options import Options
 from proxy.backfill.sources import Entry, Unreadable
+from proxy.backfill.sources.pictrs import PictrsSource
 from proxy.backfill.watch import new_pages, newest
 from proxy.database import Database
 from proxy.database import backfill as runs
+from proxy.pictrs import Pictrs
+from tests import pictrs
 from tests.backfill import PNG, Eye, Store, content, gone_over
+from tests.client import upload
 from tests.gate import Gate
 from tests.processes import Program, answers, free_port
 
@@ -189,22 +197,85 @@ def resume(folder: Path, recorded: int) -> dict[str, float]:
     run = runs.begin(database, kind="run", options=Options().to_json(), newest=None)
     runs.record(database, run.id, runs.Batch(looked_at=recorded, cursor=str(recorded)))
     database.close()
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.executemany(
             "INSERT INTO backfill_files (key, run_id, version_id, at, scores) VALUES (?, 1, NULL, 0, x'')",
             ((hashlib.sha256(content(number)).digest(),) for number in range(recorded)),
         )
-    began = time.perf_counter()
     command = [sys.executable, "-m", "tests.bench.backfill", "--resume", str(file), str(recorded + 100)]
-    subprocess.run(command, check=True, timeout=120)
-    return {"seconds": round(time.perf_counter() - began, 2), "database_mb": round(file.stat().st_size / 1e6)}
+    shown = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True).stdout
+    return {**json.loads(shown), "database_mb": round(file.stat().st_size / 1e6)}
 
 
 def _resumed(file: str, count: int) -> None:
+    """Prints seconds until the first file is looked at: since the imports, and since the program began."""
+    since = time.perf_counter()
+    looked: list[float] = []
     database = Database(f"sqlite:///{file}")
-    run = asyncio.run(gone_over(database, Store(count), Eye()))
+    run = asyncio.run(
+        gone_over(database, Store(count), Eye(on_look=lambda _: looked.append(time.perf_counter())))
+    )
     assert run.looked_at == count
     database.close()
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    up = float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+    whole = up - (time.perf_counter() - looked[0])
+    print(json.dumps({"seconds": round(looked[0] - since, 3), "with_imports": round(whole, 2)}))
+
+
+def recording(folder: Path, recorded: int) -> dict[str, float]:
+    """What it costs to keep a batch of 64 beside so many files, whose keys are as random as hashes."""
+    file = folder / f"recording-{recorded}.db"
+    database = Database(f"sqlite:///{file}")
+    run = runs.begin(database, kind="run", options=Options().to_json(), newest=None)
+    first = runs.Looked(bytes(32), None, "costless 1", {"sexual": 0.01})
+    runs.record(database, run.id, runs.Batch(looked_at=1, looked=[first]))
+    database.close()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO backfill_files (key, run_id, version_id, at, scores) "
+            "VALUES (?, 1, 1, 1764000000, x'0064')",
+            ((key,) for key in sorted(os.urandom(32) for _ in range(recorded))),
+        )
+    database = Database(f"sqlite:///{file}")
+    took = []
+    for _ in range(100):
+        looked = [dataclasses.replace(first, key=os.urandom(32)) for _ in range(64)]
+        began = time.perf_counter()
+        runs.files(database, [one.key for one in looked])
+        runs.record(database, run.id, runs.Batch(looked_at=64, looked=looked))
+        took.append(time.perf_counter() - began)
+    database.close()
+    size = file.stat().st_size
+    file.unlink()
+    return {"bytes_a_file": round(size / recorded), "ms_a_batch": round(1000 * statistics.median(took), 1)}
+
+
+def listing(folder: Path, count: int) -> dict[str, float]:
+    """Milliseconds that the real pict-rs takes for a page of 100, newest and oldest."""
+    store = pictrs.Pictrs(folder / "listing", real=pictrs.find(), max_files=200, dummy=True)
+    try:
+        for at in range(0, count, 200):
+            assert upload(store.url, *(content(number) for number in range(at, at + 200))).status == 201
+
+        async def pages() -> list[float]:
+            client = Pictrs(store.url, store.api_key, 30.0)
+            source, at, took = PictrsSource(client), None, []
+            while True:
+                began = time.perf_counter()
+                page = await source.page(at)
+                took.append(1000 * (time.perf_counter() - began))
+                if (at := page.next) is None:
+                    break
+            await client.close()
+            return took
+
+        took = asyncio.run(pages())
+    finally:
+        store.stop()
+    tenth = max(len(took) // 10, 1)
+    newest, oldest = statistics.median(took[1 : 1 + tenth]), statistics.median(took[-tenth:])
+    return {"files": count, "newest_ms": round(newest, 1), "oldest_ms": round(oldest, 1)}
 
 
 def idle_watch(count: int) -> dict[str, int]:
@@ -248,6 +319,9 @@ def main() -> None:
             "memory": memory(folder, SYNTHETIC // share),
             "resume": resume(folder, RECORDED // share),
             "idle watch": idle_watch(10_000),
+            "recording beside 1,000,000": recording(folder, RECORDED // share),
+            "recording beside 4,000,000": recording(folder, 4 * RECORDED // share),
+            "listing": listing(folder, FILES // share),
         }
     if options.json:
         print(json.dumps(figures, indent=1))
