@@ -35,7 +35,7 @@ from proxy.pictrs import Pictrs
 from tests import pictrs, pictures
 from tests.client import form, get, send, upload
 from tests.conftest import SIGNALS
-from tests.fake import Asked, Fake, Reply, json_reply
+from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply
 from tests.gate import Classifier, Gate, scripted
 
 NewGate = Callable[..., Gate]
@@ -129,6 +129,32 @@ def test_a_file_of_three_aliases_is_held_and_after_its_release_all_three_show_th
         assert shown(gate.url, name) == shown(store.url, name) == content
     again = json.loads(run(gate, "--action", "hold").stdout)
     assert (again["hit_count"], again["held"]) == (0, 0)  # a human has decided
+
+
+def test_files_of_every_kind_come_back_as_they_were(new_gate: NewGate, tmp_path: Path) -> None:
+    """pict-rs rewrites most of what it is sent; what it has written itself it leaves."""
+    store = pictrs.Pictrs(tmp_path / "store", real=pictrs.find())
+    contents = {
+        "jpeg": pictures.jpeg((80, 60)),
+        "gif": pictures.animation(),
+        "mp4": pictures.video(),
+        "webp": pictures.encode(pictures.draw(), "WEBP"),
+    }
+    names = {kind: [f"{number}-of-three.{kind}" for number in range(3)] for kind in contents}
+    for kind, content in contents.items():
+        imported(store, content, *names[kind])
+    stored = {kind: shown(store.url, names[kind][0]) for kind in contents}
+    frames = [{"index": 0, "signals": SIGNALS}]
+    looking = classifier(lambda _: json_reply(200, {**SEEN, "signals": SIGNALS, "frames": frames}))
+    gate = new_gate(pictrs_url=store.url, api_key=store.api_key, classifier_url=looking.url)
+    assert json.loads(run(gate, "--action", "hold").stdout)["held"] == len(contents)
+    for case in gate.cases():
+        gate.decide("release", case["id"])
+    for kind, before in stored.items():
+        for name in names[kind]:
+            assert shown(gate.url, name) == shown(store.url, name) == before
+    looking.close()
+    store.stop()
 
 
 @pytest.mark.parametrize("point", ["case-sealed", "hit-held", "all-taken"])
