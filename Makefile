@@ -10,6 +10,8 @@
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make bench-cases [ARGS=--json]   what holding an upload costs beside the disk's fsync, lists of 100 000 cases; 1 minute
 #   make bench-memory [ARGS=--json]  what a memory of two million hashes costs
+#   make kills [KILLS=50]            a backfill killed -9 at random moments, over FILES=5000; some 4 minutes
+#   make bench-backfill [ARGS=…]     how fast a backfill is, what it holds in memory, how it begins again; some 6 minutes
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
 #   make lint / make format          ruff and mypy / ruff
 #   make clean                       back to a fresh clone
@@ -20,13 +22,14 @@ CONSTRAINTS = .ci/constraints.txt
 # Compiled files are kept even where the machine's environment says otherwise: programs start sooner with them.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test outage fuzz fuzz-classifier crash bench bench-classifier bench-cases bench-memory pict-rs lint format clean
+.PHONY: demo test outage kills fuzz fuzz-classifier crash
+.PHONY: bench bench-classifier bench-cases bench-memory bench-backfill pict-rs lint format clean
 
 demo: .venv-demo/made
 	.venv-demo/bin/python -m tests.demo $(ARGS)
 
 test: .venv/made
-	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl postgres:postgresql
+	.ci/packages.sh nginx:nginx-light age:age curl:curl openssl:openssl postgres:postgresql sshd:openssh-server
 	.venv/bin/pytest $(ARGS)
 
 EXAMPLES ?= 20000
@@ -46,6 +49,10 @@ crash: .venv/made
 outage: .venv/made
 	GATE_OUTAGE_UPLOADS=500 .venv/bin/pytest -n0 -s tests/test_outage.py --timeout 0 -k every_upload $(ARGS)
 
+FILES ?= 5000
+kills: .venv/made
+	GATE_KILLS=$(or $(KILLS),50) GATE_KILL_FILES=$(FILES) .venv/bin/pytest -n0 tests/test_backfill_kills.py --timeout 0 $(ARGS)
+
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light
 	.venv/bin/python -m tests.bench $(ARGS)
@@ -58,6 +65,9 @@ bench-cases: .venv/made
 
 bench-memory: .venv/made
 	.venv/bin/python -m tests.bench.memory $(ARGS)
+
+bench-backfill: .venv/made
+	.venv/bin/python -m tests.bench.backfill $(ARGS)
 
 pict-rs:
 	tests/pictrs/install.sh

@@ -40,7 +40,7 @@ from proxy.errors import ConfigError
 from proxy.pdq import MOST_NEAR, SAME_PICTURE
 
 _PREFIX = "GATE__"
-_SECRETS = frozenset({"api_key", "token", "password"})
+_SECRETS = frozenset({"api_key", "token", "password", "s3_secret_key"})
 _SECRET = re.compile(r"[!-~]+")  # what an HTTP header carries unchanged
 # Of libpq's: where its socket is, and how far TLS goes.
 _POSTGRESQL_OPTIONS = frozenset({"host", "sslcert", "sslkey", "sslmode", "sslrootcert"})
@@ -259,6 +259,19 @@ class RetentionSection(Section):
     confirmed_days: int = Field(default=365, ge=0, le=36_500)
 
 
+class BackfillSection(Section):
+    """What is stored already."""
+
+    memory_mb: int = Field(default=64, ge=1, le=65536)
+    s3_endpoint: HttpUrl | None = None
+    s3_region: str | None = None
+    s3_access_key: str | None = None
+    s3_secret_key: Secret | None = None
+    s3_secret_key_file: Path | None = None
+    sftp_key_file: Path | None = None
+    sftp_known_hosts: Path | None = None
+
+
 class DatabaseSection(Section):
     """Where states, hashes and the ledger are."""
 
@@ -303,6 +316,7 @@ class Config(BaseSettings):
     retention: RetentionSection = RetentionSection()
     database: DatabaseSection = DatabaseSection()
     ledger: LedgerSection = LedgerSection()
+    backfill: BackfillSection = BackfillSection()
 
     @classmethod
     def settings_customise_sources(
@@ -479,6 +493,13 @@ def _complete(config: Config, folder: Path) -> Config:
     policy = config.policy.model_copy(
         update={"block_lists": [folder / path for path in config.policy.block_lists]}
     )
+    backfill = _with_secret(config.backfill, folder, "backfill", "s3_secret_key")
+    backfill = backfill.model_copy(
+        update={
+            key: getattr(backfill, key) and folder / getattr(backfill, key)
+            for key in ("sftp_key_file", "sftp_known_hosts")
+        }
+    )
     database = _with_secret(config.database, folder, "database", "password")
     if database.url.startswith("sqlite:"):
         # Made of its parts, because the folder's name may hold what a URL has to quote.
@@ -492,6 +513,7 @@ def _complete(config: Config, folder: Path) -> Config:
             "policy": policy,
             "database": database,
             "ledger": _beside_the_database(config.ledger, folder, database),
+            "backfill": backfill,
         }
     )
 

@@ -234,7 +234,7 @@ async def check_pictrs(pictrs: Pictrs, *, has_key: bool) -> Finding:
                 "answers; without pictrs.api_key held uploads are refused rather than promised, and nothing "
                 "can be released: set it to pict-rs's server.api_key",
             )
-        await pictrs.hashes(slug=None, limit=1)
+        await pictrs.stored(limit=1)
     except PictrsError as error:
         if error.code == "invalid-api-token" or error.status in (401, 403):
             return _fail(about, "refuses the API key; set pictrs.api_key to pict-rs's server.api_key")

@@ -39,6 +39,11 @@ ALLOWING_UNSEEN = (
     "unseen-held",  # sealed and promised, and pict-rs has it too
     "unseen-taken",
 )
+BACKFILLING = (
+    "hit-held",  # sealed and promised, and pict-rs has it too
+    "aliases-taken",  # all but the last
+    "all-taken",  # and nothing says so
+)
 RELEASING = (
     "release-opened",  # and nothing is written down yet
     "release-begun",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +71,11 @@ class KnownHashes:
         pdq = bytes.fromhex(look.pdq)
         found = await self._database.run(lambda database: self._look_alikes.find(database, pdq))
         return None if found is None else _earlier("pdq", *found)
+
+    async def among(self, sha256: Collection[str]) -> frozenset[str]:
+        """Those of many files of which `find` would tell something: one question for all."""
+        listed = {one for one in sha256 if bytes.fromhex(one) in self._listed}
+        return frozenset(listed | await self._database.run(memory.among, sha256))
 
     def _catch_up(self, database: Database) -> None:
         self._look_alikes.catch_up(database)

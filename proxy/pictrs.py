@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -54,10 +55,26 @@ class StoredFile:
     Attributes:
         hex: 39 bytes in hexadecimal: SHA-256 of the stored bytes, 6 bytes of size, 1 of format.
         aliases: every alias of the file.
+        created_at: when it came, where pict-rs tells.
     """
 
     hex: str
     aliases: Sequence[str]
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPage:
+    """One page of `/internal/hashes`, newest first.
+
+    Attributes:
+        current: the slug of its first entry, where it has one and pict-rs tells.
+        next: the slug of the page after; None at the end.
+    """
+
+    files: Sequence[StoredFile]
+    current: str | None
+    next: str | None
 
 
 class Entrance(enum.Enum):
@@ -277,25 +294,28 @@ class Pictrs:
                 self._is_06 = code == "not-found"
         return bool(self._is_06)
 
-    async def hashes(self, *, slug: str | None, limit: int) -> tuple[list[StoredFile], str | None]:
+    async def stored(
+        self, *, slug: str | None = None, timestamp: datetime | None = None, limit: int
+    ) -> StoredPage:
         """One page of what is stored, newest first.
 
         Args:
-            slug: of the page; None for the first.
+            slug: of its first entry. Where pict-rs has that no more, it begins with the newest.
+            timestamp: the page begins with what came before it.
             limit: entries a page.
-
-        Returns:
-            The entries, and the slug of the next page or None.
 
         Raises:
             PictrsError: no such answer; `invalid-api-token` where the key is wrong.
         """
-        query = [("limit", str(limit))] + ([("slug", slug)] if slug else [])
+        query = [("limit", str(limit))]
+        if timestamp is not None:
+            query.append(("timestamp", timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")))
+        elif slug is not None:
+            query.append(("slug", slug))
         page = self._checked(await self._get(["internal", "hashes"], query, self._key()), 200).get("page")
         if not isinstance(page, dict) or not isinstance(page.get("hashes"), list):
             raise PictrsError("pict-rs answered /internal/hashes without a page")
-        files = [StoredFile(entry["hex"], tuple(entry["aliases"])) for entry in page["hashes"]]
-        return files, page.get("next")
+        return StoredPage([_stored(entry) for entry in page["hashes"]], page.get("current"), page.get("next"))
 
     async def original(self, alias: str, *, largest: int) -> bytes:
         """The stored bytes behind `alias`.
@@ -372,6 +392,15 @@ class Pictrs:
                 code=code if isinstance(code, str) else None,
             )
         return content
+
+
+def _stored(entry: Mapping[str, Any]) -> StoredFile:
+    details = entry.get("details") or {}
+    try:
+        created_at = datetime.fromisoformat(details["created_at"])
+    except (LookupError, TypeError, ValueError):
+        created_at = None
+    return StoredFile(entry["hex"], tuple(entry["aliases"]), created_at)
 
 
 def _too_late(within_s: float, status: int | None = None) -> PictrsError:

@@ -15,6 +15,7 @@ from proxy.cases.quota import Limits, Quota
 from proxy.cases.sealing import Sealer
 from proxy.channels.looks import Seen
 from proxy.database import Case, Database
+from proxy.faults import FaultPoint
 from proxy.intake.uploads import Upload
 from proxy.media import Size, recognise
 from proxy.metrics import Metrics
@@ -73,8 +74,10 @@ def held(gate: Gate, content: bytes, **changes: Any) -> str:
         return keep(database, gate.folder / "cases", [gate.recipient], content, **changes)
 
 
-def keeper_of(database: Database, quarantine: Quarantine, folder: Path) -> Keeper:
+def keeper_of(
+    database: Database, quarantine: Quarantine, folder: Path, fault: FaultPoint = faults.nowhere
+) -> Keeper:
     """One that has all the room of its disk."""
     metrics = Metrics()
     quota = Quota(database, folder, Limits(quota=1 << 50, of_uploader=1 << 50, keep_free=0), metrics)
-    return Keeper(database, quarantine, quota, metrics, lambda _: None)
+    return Keeper(database, quarantine, quota, metrics, fault)

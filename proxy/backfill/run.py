@@ -1,110 +1,282 @@
-"""One run over a source: every file looked at, hits noted, nothing touched, durable page by page."""
+"""Files of a source, many at once, what comes of them durable in small batches. A kill costs the last batch.
+
+How far a run is stands in the database alone: the cursor of the last page that is through, and every file
+of the pages after it that was looked at. So none is missed, and none looked at twice.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 
-from proxy.backfill.sources import Entry, Source, Unreadable
-from proxy.channels.lookout import Lookout
-from proxy.channels.looks import File, Priority, Seen, Undecodable, Unseen
-from proxy.database import BackfillHit, BackfillRun, Database
+from proxy.backfill.holding import Holding
+from proxy.backfill.looking import BackfillError, Looking, Means, Result, hex_of, sha256_of
+from proxy.backfill.options import Options, quiet_for
+from proxy.backfill.sources import Entry, Page, Source
+from proxy.database import BackfillHit, BackfillRun
 from proxy.database import backfill as runs
-from proxy.database.models import BackfillUnreadable
-from proxy.errors import GateError
-from proxy.known_hashes import KnownHashes
-from proxy.media import recognise
-from proxy.policy import Policy, Verdict, decide
+from proxy.database.backfill import Batch, Looked
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 4
-_LOOK_S = 120.0  # nobody waits for a backfill; live uploads go first at the classifier
+_BATCH = 64  # files that become durable together
+_BATCH_S = 1.0  # or what has come in this time
+_AHEAD = 8  # files under way beside twice those that the pace allows
+_ENDING_S = 30.0  # for what is under way when it is told to stop
 
 
-_Finding = BackfillHit | BackfillUnreadable | None  # None: it may stay
+@dataclass(slots=True, eq=False)
+class _Stretch:
+    """A page on its way through: what it will count once all of its files are done."""
+
+    next: str | None
+    left: int = 0
+    is_listed: bool = False
+    reused: int = 0
+    skipped: int = 0
+    signals: list[dict[str, float]] = field(default_factory=list)
 
 
-class BackfillError(GateError):
-    """A run had to stop. What it has done is kept, and the next one goes on from there."""
-
-
-class Backfill:
-    """Looks at everything that a source lists."""
+class Work:
+    """What one run does. To be used once for each pass over pages."""
 
     def __init__(
-        self, database: Database, source: Source, lookout: Lookout, policy: Policy, known: KnownHashes
+        self,
+        means: Means,
+        run: BackfillRun,
+        options: Options,
+        *,
+        ensembles: frozenset[str],
+        stop: asyncio.Event,
+        on_batch: Callable[[BackfillRun], None],
+        on_pause: Callable[[float], None] = lambda _: None,
+        on_hit: Callable[[BackfillHit], None] = lambda _: None,
+        holding: Holding | None = None,
     ) -> None:
-        self._database, self._source = database, source
-        self._lookout, self._policy, self._known = lookout, policy, known
-
-    async def run(self, on_page: Callable[[BackfillRun], None]) -> BackfillRun:
-        """Goes on with the unfinished run, or begins one; returns it finished.
-
+        """
         Args:
-            on_page: told after every page that has become durable.
+            ensembles: what looks now.
+            stop: set when it is to end early.
+            on_batch: told after every batch that has become durable.
+            on_pause: told when quiet hours begin, and how many seconds they take.
+            on_hit: told of each hit, once it is durable.
+            holding: what makes cases of hits; None where they are only reported.
+        """
+        self._means, self.run, self._options = means, run, options
+        self._looking = Looking(means, run.id, options, ensembles)
+        self._holding = holding
+        self._stop, self._on_batch, self._on_pause, self._on_hit = stop, on_batch, on_pause, on_hit
+        done = run.looked_at + run.reused + run.unreadable
+        self._quota = None if options.limit is None else options.limit - done
+        self._stretches: deque[_Stretch] = deque()
+        self._results: list[tuple[_Stretch, bytes, Result]] = []
+        self._here: set[bytes] = set()  # files under way, or not durable yet
+        self._flying = 0
+        self._landed, self._worth_it = asyncio.Event(), asyncio.Event()
+        self._recording = asyncio.Lock()
+        self._is_broken = False  # a batch is lost; nothing after it may become durable
+        self._next_at = 0.0
+
+    async def over(self, pages: AsyncIterator[Page]) -> bool:
+        """Looks at what the pages list.
+
+        Returns:
+            Whether that is done; False where it was told to stop before.
 
         Raises:
-            BackfillError: nobody could look any more; the run can be gone on with.
-            PictrsError: the source cannot be reached any more; likewise.
+            GateError: it had to stop. What it has done is durable.
         """
-        run = await self._database.run(runs.open_run)
-        while run.finished_at is None:
-            page = await self._source.page(run.slug)
-            findings = await self._look_at_all(run.id, page.entries)
-            run = await self._database.run(
-                runs.page_done,
-                run.id,
-                next_slug=page.next,
-                looked_at=sum(not isinstance(finding, BackfillUnreadable) for finding in findings),
-                findings=[finding for finding in findings if finding is not None],
-            )
-            on_page(run)
-        return run
-
-    async def _look_at_all(self, run_id: int, entries: Sequence[Entry]) -> list[_Finding]:
-        at_once = asyncio.Semaphore(_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._look(run_id, entry, at_once)) for entry in entries]
+                recording = group.create_task(self._record_always())
+                is_done = await self._dispatch(pages, group)
+                await self._land()
+                recording.cancel()
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the others fail for the same reason
-        return [task.result() for task in tasks]
+        finally:
+            await asyncio.shield(self._record())
+        return is_done and not self._flying
 
-    async def _look(self, run_id: int, entry: Entry, at_once: asyncio.Semaphore) -> _Finding:
-        def unreadable(reason: str) -> BackfillUnreadable:
-            return BackfillUnreadable(
-                run_id=run_id, hex=entry.hex, aliases=list(entry.aliases), reason=reason[:500]
+    # --- listing ---
+
+    async def _dispatch(self, pages: AsyncIterator[Page], group: asyncio.TaskGroup) -> bool:
+        async with aclosing(_one_ahead(pages)) as listed:
+            return await self._dispatch_all(listed, group)
+
+    async def _dispatch_all(self, pages: AsyncIterator[Page], group: asyncio.TaskGroup) -> bool:
+        async for page in pages:
+            stretch = _Stretch(page.next)
+            self._stretches.append(stretch)
+            wanted = [entry for entry in page.entries if self._options.wants(entry)]
+            stretch.skipped = len(page.entries) - len(wanted)
+            # What becomes durable from here on may be in neither of the two answers.
+            here = set(self._here)
+            earlier = await self._means.database.run(runs.files, [entry.key for entry in wanted])
+            lost = await self._means.database.run(
+                runs.unreadable_among, self.run.id, [hex_of(entry) for entry in wanted]
             )
+            hashes = [sha256_of(entry, earlier.get(entry.key)) for entry in wanted]
+            known = await self._means.known.among([one for one in hashes if one is not None])
+            for entry, sha256 in zip(wanted, hashes, strict=True):
+                before = earlier.get(entry.key)
+                if (before is not None and before.run_id == self.run.id) or hex_of(entry) in lost:
+                    continue  # done and counted before a restart, or listed twice
+                if entry.key in here or entry.key in self._here:
+                    continue
+                if self._quota is not None and self._quota <= 0:
+                    stretch.is_listed, stretch.next = True, None
+                    return True
+                if not await self._may_go(is_cheap=self._looking.is_enough(before)):
+                    return False
+                if self._quota is not None:
+                    self._quota -= 1
+                stretch.left += 1
+                self._flying += 1
+                self._here.add(entry.key)
+                here.add(entry.key)
+                group.create_task(self._look(stretch, entry, before, is_known=sha256 in known))
+            stretch.is_listed = True
+            if self._stop.is_set():
+                return False
+        return True
 
-        async with at_once:
-            decision = await self._known.find(entry.sha256)
-            signals: dict[str, float] = {}
-            if decision is None:
-                content = await self._source.fetch(entry)
-                if isinstance(content, Unreadable):
-                    return unreadable(content.reason)
-                media = recognise(content)
-                if media is None:
-                    return unreadable("no format of pict-rs's")
-                look = await self._lookout.look(
-                    File(content, media), priority=Priority.BACKFILL, within_s=_LOOK_S
-                )
-                if isinstance(look, Unseen):
-                    raise BackfillError(f"nobody could look: {look.reason}; start it again to go on")
-                if isinstance(look, Undecodable):
-                    return unreadable(f"undecodable: {look.reason}")
-                if isinstance(look, Seen):
-                    signals = dict(look.signals)
-                decision = decide(self._policy, look, media, await self._known.find_near(look))
-        if decision.verdict is Verdict.ALLOW:
-            return None
-        return BackfillHit(
-            run_id=run_id,
-            hex=entry.hex,
-            verdict=decision.verdict.value,
-            reason=decision.reason[:500],
-            aliases=list(entry.aliases),
-            signals=signals,
-        )
+    async def _may_go(self, *, is_cheap: bool) -> bool:
+        """Waits until one more file may be begun; False where it is to stop."""
+        while self._flying >= 2 * self._means.pace.limit + _AHEAD or len(self._results) > 4 * _BATCH:
+            self._landed.clear()
+            await self._landed.wait()
+        if is_cheap:
+            return not self._stop.is_set()
+        while (pause_s := quiet_for(self._options.quiet_hours, datetime.now().astimezone())) > 0:
+            self._on_pause(pause_s)
+            if await self._stopped_within(pause_s):
+                return False
+        if self._options.rate is not None:
+            now = asyncio.get_running_loop().time()
+            self._next_at = max(now, self._next_at) + 1 / self._options.rate
+            if await self._stopped_within(self._next_at - 1 / self._options.rate - now):
+                return False
+        return not self._stop.is_set()
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._stop.wait()
+        return self._stop.is_set()
+
+    # --- looking ---
+
+    async def _look(self, stretch: _Stretch, entry: Entry, earlier: Looked | None, *, is_known: bool) -> None:
+        result = await self._looking.look(entry, earlier, is_known=is_known)
+        if self._holding is not None and isinstance(result.finding, BackfillHit):
+            hit = result.finding
+            result = await self._holding.hold(entry, earlier, result)
+            if result.is_recorded:
+                self._on_hit(hit)
+        self._results.append((stretch, entry.key, result))
+        self._flying -= 1
+        self._landed.set()
+        if len(self._results) >= _BATCH:
+            self._worth_it.set()
+
+    async def _land(self) -> None:
+        """Waits for what is under way; once it is told to stop, not for long."""
+        since: float | None = None
+        while self._flying:
+            if self._stop.is_set():
+                since = since or asyncio.get_running_loop().time()
+                if asyncio.get_running_loop().time() - since > _ENDING_S:
+                    raise BackfillError("what was under way took too long; start it again to go on")
+            self._landed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await self._landed.wait()
+
+    # --- making it durable ---
+
+    async def _record_always(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BATCH_S):
+                    await self._worth_it.wait()
+            self._worth_it.clear()
+            await asyncio.shield(self._record())
+
+    async def _record(self) -> None:
+        async with self._recording:  # one after the other: a cursor never comes before what it has passed
+            if not self._is_broken:
+                self._is_broken = True
+                await self._record_batch()
+                self._is_broken = False
+
+    async def _record_batch(self) -> None:
+        results, self._results = self._results, []
+        batch = Batch()
+        for stretch, _, result in results:
+            stretch.left -= 1
+            _add(batch, stretch, result)
+        while self._stretches and self._stretches[0].is_listed and not self._stretches[0].left:
+            stretch = self._stretches.popleft()
+            batch.cursor = stretch.next or batch.cursor
+            batch.reused += stretch.reused
+            batch.skipped += stretch.skipped
+            batch.signals += stretch.signals
+        if not results and batch == Batch():
+            return
+        self.run = await self._means.database.run(runs.record, self.run.id, batch)
+        self._here.difference_update(key for _, key, _ in results)
+        self._landed.set()
+        for finding in batch.findings:
+            if isinstance(finding, BackfillHit):
+                self._on_hit(finding)
+        self._on_batch(self.run)
+
+
+async def pages_of(source: Source, cursor: str | None) -> AsyncIterator[Page]:
+    """Every page from `cursor` on."""
+    while True:
+        page = await source.page(cursor)
+        yield page
+        if page.next is None:
+            return
+        cursor = page.next
+
+
+def _add(batch: Batch, stretch: _Stretch, result: Result) -> None:
+    if result.is_recorded:
+        return
+    if result.finding is not None:
+        batch.findings.append(result.finding)
+    batch.fetched_bytes += result.fetched_bytes
+    if result.is_reused:  # nothing of it is kept, so it counts when its page does
+        stretch.reused += 1
+        stretch.signals.append(dict(result.signals))
+    elif result.is_skipped:
+        stretch.skipped += 1
+    elif result.looked:
+        batch.looked_at += 1
+        batch.looked += result.looked
+        if result.signals:
+            batch.signals.append(result.signals)
+
+
+async def _one_ahead(pages: AsyncIterator[Page]) -> AsyncGenerator[Page]:
+    """The pages, each asked for while the one before is looked at."""
+    coming = asyncio.ensure_future(_next(pages))
+    try:
+        while (page := await coming) is not None:
+            coming = asyncio.ensure_future(_next(pages))
+            yield page
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+
+
+async def _next(pages: AsyncIterator[Page]) -> Page | None:
+    return await anext(pages, None)

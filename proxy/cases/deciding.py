@@ -7,6 +7,7 @@ it begins, may be repeated until it has ended, and is taken back where a confirm
 from __future__ import annotations
 
 import asyncio
+import secrets
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from proxy.cases.life import RELEASE_S, Act, CaseState
 from proxy.cases.opening import open_case
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Opened, read_identities
+from proxy.cases.stored import take_away
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen
 from proxy.database import Case, Database, Promise, cases, decisions, promising
@@ -64,6 +66,9 @@ class Decider:
         """
         case = await self._database.run(decisions.check, case_id, Act.BEGIN_RELEASE)
         opened = await self._open(case, identity_file)
+        # What pict-rs had before is sent only when pict-rs has ended its taking away.
+        by = f"release {secrets.token_hex(8)}"
+        await take_away(self._database, self._pictrs, self._fault, case_id, by=by)
         sha256 = str(opened.facts["sha256"])
         decision = await self._known.find(sha256)
         if decision is not None and decision.verdict is Verdict.BLOCK:

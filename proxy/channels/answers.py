@@ -54,6 +54,13 @@ def signals_of(name: str, status: int, answer: Mapping[str, Any]) -> frozenset[s
     return frozenset(names)
 
 
+def ensemble_of(answer: Mapping[str, Any]) -> str | None:
+    """Name and version that an answer tells; None where it lacks one of them."""
+    if "ensemble" not in answer or "version" not in answer:
+        return None
+    return f"{answer['ensemble']} {answer['version']}"
+
+
 def _refused(name: str) -> ChannelError:
     return ChannelError(f"{name} refuses the token; see classifiers.token in the configuration")
 

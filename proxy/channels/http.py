@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from proxy.channels.answers import look_of, signals_of
+from proxy.channels.answers import ensemble_of, look_of, signals_of
 from proxy.channels.looks import ChannelError, File, Priority, Seen, Undecodable
 from proxy.sending import in_pieces
 
@@ -72,6 +72,11 @@ class HttpChannel:
         """See `Channel.signals`."""
         status, _, answer = await self._ask("GET", "/v1/info", 5.0)
         return signals_of(self.name, status, answer)
+
+    async def ensemble(self) -> str | None:
+        """See `Channel.ensemble`."""
+        status, _, answer = await self._ask("GET", "/v1/info", 5.0)
+        return ensemble_of(answer) if status == 200 else None
 
     async def close(self) -> None:
         """See `Channel.close`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from proxy.channels.health import Health
 from proxy.channels.looks import Channel, ChannelError, File, Look, Priority, Seen, Undecodable, Unseen
@@ -80,18 +80,36 @@ class Lookout:
                 )
             log.info("classifier %s is ready", channel.name)
 
-    async def look(self, file: File, *, priority: Priority, within_s: float) -> Look:
+    async def ensembles(self) -> frozenset[str]:
+        """What looks now: name and version of each, as far as the channels tell."""
+        found = set()
+        for channel in list(self._healths):
+            try:
+                found.add(await channel.ensemble())
+            except ChannelError as error:
+                log.warning("classifier not usable yet: %s", error)
+        return frozenset(one for one in found if one is not None)
+
+    async def look(
+        self,
+        file: File,
+        *,
+        priority: Priority,
+        within_s: float,
+        on_overloaded: Callable[[], None] | None = None,
+    ) -> Look:
         """Has one file looked at.
 
         Args:
             file: the file.
             priority: live uploads go before backfill.
             within_s: seconds after which it counts as looked at by nobody.
+            on_overloaded: told whenever a channel says that it has too much to do.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
         started = loop.time()
-        look = await self._look(file, priority, deadline)
+        look = await self._look(file, priority, deadline, on_overloaded)
         self._metrics.looks.labels(outcome=type(look).__name__.lower()).inc()
         self._metrics.look_seconds.observe(loop.time() - started)
         if isinstance(look, Unseen):
@@ -109,7 +127,9 @@ class Lookout:
         for channel in list(self._healths):
             await channel.close()
 
-    async def _look(self, file: File, priority: Priority, deadline: float) -> Look:
+    async def _look(
+        self, file: File, priority: Priority, deadline: float, on_overloaded: Callable[[], None] | None
+    ) -> Look:
         loop = asyncio.get_running_loop()
         reasons: dict[Channel, str] = {}
         has_failed = False
@@ -130,6 +150,8 @@ class Lookout:
                 has_failed = has_failed or error.retry_after_s is None
                 if error.retry_after_s is not None:
                     not_before[channel] = loop.time() + error.retry_after_s
+                    if on_overloaded is not None:
+                        on_overloaded()
                 elif until < deadline and loop.time() >= until:
                     not_before[channel] = loop.time() + _CUT_S  # it was not given all the time there is
                 continue

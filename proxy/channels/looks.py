@@ -110,6 +110,14 @@ class Channel(Protocol):
         """
         ...
 
+    async def ensemble(self) -> str | None:
+        """Name and version of what looks, as `Seen.ensemble` will have it; None where that is not told.
+
+        Raises:
+            ChannelError: it could not be asked.
+        """
+        ...
+
     async def close(self) -> None:
         """Gives back its connections."""
         ...

@@ -115,6 +115,10 @@ class PopChannel:
         """See `Channel.signals`. Known without asking."""
         return _SIGNALS
 
+    async def ensemble(self) -> str | None:
+        """See `Channel.ensemble`."""
+        return _ENSEMBLE
+
     async def close(self) -> None:
         """See `Channel.close`. There is nothing to give back."""
 

@@ -98,6 +98,10 @@ class WorkerChannel:
         """See `Channel.signals`. It has said them when it came."""
         return self._names
 
+    async def ensemble(self) -> str | None:
+        """See `Channel.ensemble`. Its answers tell."""
+        return None
+
     async def close(self) -> None:
         """See `Channel.close`."""
         await self._socket.close(1001, "the gate is stopping")

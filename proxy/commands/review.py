@@ -149,7 +149,7 @@ async def _release(options: argparse.Namespace) -> int:
             case = await decider.release(case_id, identity_file=identity_file, reviewer=options.reviewer)
             shown = [promise.alias for promise in case.promises if promise.removed_at is None]
             where = f"{', '.join(shown)} shows the picture" if shown else "no alias stands for it"
-            return f"released; {where}"
+            return f"released; {where}{_not_put_back(case)}"
 
         return await _each(made, options, "release", one, usual=_BEFORE[Act.BEGIN_RELEASE])
 
@@ -239,6 +239,17 @@ async def _each(
     if len(found) > 1:
         print(f"{number - failed} of {len(found)} done, {failed} failed")
     return 1 if failed else 0
+
+
+def _not_put_back(case: Case) -> str:
+    """What a release cannot restore of a case that a backfill has made, to be appended; nothing of others."""
+    lost = [one.alias for one in case.promises if one.token_lost and one.removed_at is None]
+    if not lost:
+        return ""
+    return (
+        f"; what cannot be put back: the delete tokens that pict-rs had given out for {', '.join(lost)} "
+        "(it tells them to nobody; an admin can still purge), and when it was stored"
+    )
 
 
 def _named(error: GateError, case_id: str) -> str:

@@ -3,8 +3,10 @@
 from proxy.cases.life import CaseState
 from proxy.database.engine import Database
 from proxy.database.models import (
+    BackfillFile,
     BackfillHit,
     BackfillRun,
+    BackfillUnreadable,
     Case,
     HashList,
     KnownHash,
@@ -17,8 +19,10 @@ from proxy.database.models import (
 )
 
 __all__ = [
+    "BackfillFile",
     "BackfillHit",
     "BackfillRun",
+    "BackfillUnreadable",
     "Case",
     "CaseState",
     "Database",

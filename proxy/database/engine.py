@@ -19,7 +19,7 @@ from proxy.database.migrating import Pending
 from proxy.errors import ConfigError
 from proxy.faults import FaultPoint, nowhere
 
-HEAD = "0007"  # the newest of the migrations
+HEAD = "0008"  # the newest of the migrations
 
 P = ParamSpec("P")
 T = TypeVar("T")

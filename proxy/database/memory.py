@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,19 @@ def exactly(database: Database, sha256: str) -> Remembered | None:
         rows = session.execute(_EXACTLY, {"hexadecimal": sha256, "raw": bytes.fromhex(sha256)}).all()
     found = [Remembered(row.verdict, row.by, row.case_id, row.list_name) for row in rows]
     return max(found, key=lambda one: (_STRENGTH[one.verdict], one.case_id is not None), default=None)
+
+
+def among(database: Database, sha256: Collection[str]) -> set[str]:
+    """Those of many files about which `exactly` knows something."""
+    raw = [bytes.fromhex(one) for one in sha256]
+    listed = (
+        select(ListedHash.sha256)
+        .join(HashList, ListedHash.list_number == HashList.number)
+        .where(ListedHash.sha256.in_(raw), HashList.removed_at.is_(None))
+    )
+    with database.reading() as session:
+        known = set(session.scalars(select(KnownHash.sha256).where(KnownHash.sha256.in_(sha256))))
+        return known | {one.hex() for one in session.scalars(listed)}
 
 
 def standing(database: Database) -> tuple[int, int]:

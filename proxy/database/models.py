@@ -146,6 +146,8 @@ class Promise(Base):
         stored_at: when a release has stored it in pict-rs; None before.
         stored_token: pict-rs's own delete token, where the release was told it.
         removed_at: when somebody deleted the alias; None while it stands.
+        token_lost: whether it was pict-rs's before it was a case's, so that nobody but its uploader knows its
+            delete token; after a release pict-rs has another one.
     """
 
     __tablename__ = "promises"
@@ -161,6 +163,7 @@ class Promise(Base):
     stored_at: Mapped[datetime | None]
     stored_token: Mapped[str | None] = mapped_column(String(36))
     removed_at: Mapped[datetime | None]
+    token_lost: Mapped[bool] = mapped_column(default=False, server_default=false())
     case: Mapped[Case] = relationship(back_populates="promises", lazy="joined")
 
     @property
@@ -372,43 +375,117 @@ class Allow(Base):
 
 
 class BackfillRun(Base):
-    """One run over what pict-rs stores.
+    """One run over what is stored, or one watch of what comes.
 
     Attributes:
-        slug: the page to go on with; None before the first.
+        kind: `run` or `watch`.
+        state: `open`, `finished`, or `left` for another run.
+        source, options: as it was asked for; see `proxy.backfill.options`.
+        cursor: where its source goes on, in the source's own words; None before the first page.
+        newest: of a listing, where it began, see `proxy.backfill.watch`; a watch's own is its last round's.
         looked_at: files that somebody has looked at, or whose hash was known.
+        reused: files of which an earlier look told enough.
+        skipped: files that its options leave out.
         unreadable: files that nobody could look at, see `BackfillUnreadable`; not among `looked_at`.
+        hits: see `BackfillHit`; held: those of them that are cases.
+        fetched_bytes: of the files that were looked at.
+        changed_at: when it has come on last.
+        histogram: of each signal, how many files had it in which twentieth of 0..1.
     """
 
     __tablename__ = "backfill_runs"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(8), default="run", server_default="run")
+    state: Mapped[str] = mapped_column(String(8), default="open", server_default="open", index=True)
+    source: Mapped[str] = mapped_column(String(500), default="pictrs", server_default="pictrs")
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
-    slug: Mapped[str | None] = mapped_column(String(100))
+    changed_at: Mapped[datetime | None]
+    slug: Mapped[str | None] = mapped_column(String(100))  # where a run of the first gates went on
+    cursor: Mapped[str | None] = mapped_column(String(2000))
+    newest: Mapped[dict[str, Any] | None]
     looked_at: Mapped[int] = mapped_column(default=0)
+    reused: Mapped[int] = mapped_column(default=0, server_default="0")
+    skipped: Mapped[int] = mapped_column(default=0, server_default="0")
     unreadable: Mapped[int] = mapped_column(default=0)
+    hits: Mapped[int] = mapped_column(default=0, server_default="0")
+    held: Mapped[int] = mapped_column(default=0, server_default="0")
+    fetched_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    histogram: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
 class BackfillHit(Base):
-    """A stored file that the policy would not have let in. Nothing is done to it."""
+    """A stored file that the policy would not have let in.
+
+    Attributes:
+        hex: pict-rs's own key of it; where that is not known, the SHA-256 alone.
+        place: what its source calls it.
+        stored_at: when it was stored, where that is known.
+        case_id: the case that the run has made of it; None where it was not to, or could not.
+        not_held: why it could not.
+    """
 
     __tablename__ = "backfill_hits"
 
     run_id: Mapped[int] = mapped_column(primary_key=True)
     hex: Mapped[str] = mapped_column(String(78), primary_key=True)
+    place: Mapped[str] = mapped_column(String(1100), default="", server_default="")
     verdict: Mapped[str] = mapped_column(String(8))
     reason: Mapped[str] = mapped_column(String(500))
     aliases: Mapped[list[Any]]
     signals: Mapped[dict[str, Any]]
+    stored_at: Mapped[datetime | None]
+    case_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    not_held: Mapped[str | None] = mapped_column(String(500))
 
 
 class BackfillUnreadable(Base):
-    """A stored file that nobody could look at: pict-rs did not give it, or it could not be decoded."""
+    """A stored file that nobody could look at: its source did not give it, or it could not be decoded.
+
+    Attributes:
+        hex: as of a hit; where not even the SHA-256 is known, a hash of its place.
+    """
 
     __tablename__ = "backfill_unreadable"
 
     run_id: Mapped[int] = mapped_column(primary_key=True)
     hex: Mapped[str] = mapped_column(String(78), primary_key=True)
+    place: Mapped[str] = mapped_column(String(1100), default="", server_default="")
     aliases: Mapped[list[Any]]
     reason: Mapped[str] = mapped_column(String(500))
+
+
+class BackfillVersion(Base):
+    """An ensemble that has looked at stored files: its name and version, and its signals in their order."""
+
+    __tablename__ = "backfill_versions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    ensemble: Mapped[str] = mapped_column(String(200), index=True)
+    signals: Mapped[list[Any]]
+
+
+class BackfillFile(Base):
+    """A stored file that was looked at. Of ten million files there are as many: no text, no key of its own.
+
+    Attributes:
+        key: SHA-256 of the content, or of where it lies; see `proxy.backfill.sources.Entry.key`.
+        content: SHA-256 of the content, where `key` is not that.
+        run_id: the run that has looked at it last.
+        version_id: what has looked; None where its hash was known.
+        at: when, in seconds since 1970.
+        scores: two bytes a signal of the version, ten-thousandths rounded down: a threshold of four digits
+            decides about them as it did about the signal.
+    """
+
+    __tablename__ = "backfill_files"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 — SQLAlchemy's own way to say it
+
+    key: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)
+    content: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    run_id: Mapped[int]
+    version_id: Mapped[int | None]
+    at: Mapped[int] = mapped_column(BigInteger)
+    scores: Mapped[bytes] = mapped_column(LargeBinary(255))

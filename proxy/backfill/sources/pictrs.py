@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from proxy.backfill.sources import Entry, Page, Unreadable
 from proxy.errors import PictrsError
-from proxy.pictrs import Pictrs
+from proxy.pictrs import Pictrs, StoredFile, StoredPage
+from proxy.stored import kind_of
 
 _PAGE = 100
-_GROWTH = 2  # pict-rs encodes some files again, which can make them larger than what was uploaded
+# pict-rs orders by when a hash came, which is a little after the time that it tells of a file.
+_MARGIN = timedelta(minutes=1)
 
 
 class PictrsSource:
     """Newest first. Files that come while a run goes on are before its first page and not part of it."""
 
-    def __init__(self, pictrs: Pictrs, *, max_file_size: int) -> None:
+    def __init__(
+        self, pictrs: Pictrs, *, since: datetime | None = None, until: datetime | None = None
+    ) -> None:
         """
         Args:
             pictrs: to be asked with its API key.
-            max_file_size: bytes that an upload may have; what is stored may be somewhat larger.
+            since: older files need not be listed.
+            until: newer ones neither.
         """
-        self._pictrs, self._largest = pictrs, _GROWTH * max_file_size
+        self._pictrs, self._since, self._until = pictrs, since, until
 
     async def page(self, at: str | None) -> Page:
-        """See `Source.page`.
+        """See `Source.page`. `at` is the first entry's slug, and a time to go on from where that is gone.
 
         Raises:
             PictrsError: pict-rs cannot be asked.
         """
-        files, following = await self._pictrs.hashes(slug=at, limit=_PAGE)
-        return Page([Entry(file.hex, file.aliases) for file in files], following)
+        slug, _, time = (at or "").partition("@")
+        page = await self._first() if not slug else await self._pictrs.stored(slug=slug, limit=_PAGE)
+        if slug and page.current not in (slug, None):
+            # Deleted meanwhile: pict-rs begins with the newest then. The page before comes again, not more.
+            since = datetime.fromisoformat(time) + _MARGIN if time else None
+            page = await self._pictrs.stored(timestamp=since, limit=_PAGE)
+        times = [file.created_at for file in page.files if file.created_at is not None]
+        is_over = page.next is None or (
+            self._since is not None
+            and len(times) == len(page.files)
+            and max(times, default=self._since) < self._since - _MARGIN
+        )
+        last = max(times).isoformat() if times else time
+        return Page([_entry(file) for file in page.files], None if is_over else f"{page.next}@{last}")
 
-    async def fetch(self, entry: Entry) -> bytes | Unreadable:
+    async def fetch(self, entry: Entry, most: int) -> bytes | Unreadable:
         """See `Source.fetch`.
 
         Raises:
@@ -39,12 +58,31 @@ class PictrsSource:
         reason = "it has no alias"
         for alias in entry.aliases:
             try:
-                return await self._pictrs.original(alias, largest=self._largest)
+                return await self._pictrs.original(alias, largest=most)
             except PictrsError as error:
                 reason = str(error)
                 if error.status is None:
                     # It is gone, which this raises, or silent over one file that no run would get past.
-                    await self.page(None)
+                    await self._pictrs.stored(limit=1)
                 if error.status != 404:  # every other alias leads to the same bytes
                     break
         return Unreadable(reason)
+
+    async def close(self) -> None:
+        """The client of pict-rs is its maker's."""
+
+    async def _first(self) -> StoredPage:
+        until = self._until + _MARGIN if self._until else None
+        return await self._pictrs.stored(timestamp=until, limit=_PAGE)
+
+
+def _entry(file: StoredFile) -> Entry:
+    hex_ = file.hex.lower()
+    return Entry(
+        place=hex_,
+        size=int(hex_[64:76] or "0", 16),
+        sha256=hex_[:64],
+        aliases=file.aliases,
+        at=file.created_at,
+        kind=kind_of(hex_),
+    )
