@@ -53,7 +53,7 @@ def releasing(database: Database, case_id: str, *, by: str, sha256: str) -> tupl
                 f"in case {known_file.case_id}, so it cannot be released"
             )
         if not is_repeated and any(promise.stored_at for promise in case.promises):
-            raise CaseError(f"{case_id}: it is just being taken away from pict-rs; try again in a minute")
+            raise CaseError(f"{case_id}: it is just being taken away from pict-rs; try again in two minutes")
         case.sha256 = sha256
         move(session, case, to, by, _facts(case))
     return case, is_repeated
