@@ -26,6 +26,7 @@ _LARGEST_JSON = 16 * 1024 * 1024
 _CONNECT_S = 5.0
 _PROBE_S = 2.0
 _NOBODY = "nobody"
+_LOST_PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 _STORED_KEY_BYTES = 39  # SHA-256, 6 bytes of size, 1 of format
 # pict-rs (actix) closes an idle connection after 5 s; the gate has let go of it before.
 _KEEP_ALIVE_S = 3.0
@@ -312,10 +313,21 @@ class Pictrs:
             query.append(("timestamp", timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")))
         elif slug is not None:
             query.append(("slug", slug))
-        page = self._checked(await self._get(["internal", "hashes"], query, self._key()), 200).get("page")
+        page = (await self._listed(query)).get("page")
         if not isinstance(page, dict) or not isinstance(page.get("hashes"), list):
             raise PictrsError("pict-rs answered /internal/hashes without a page")
         return StoredPage([_stored(entry) for entry in page["hashes"]], page.get("current"), page.get("next"))
+
+    async def _listed(self, query: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """pict-rs's answer; once more, a few times, where it trips over a file that it is just deleting."""
+        for pause_s in _LOST_PAUSES_S:
+            try:
+                return self._checked(await self._get(["internal", "hashes"], query, self._key()), 200)
+            except PictrsError as error:
+                if error.code != "lost-file":
+                    raise
+            await asyncio.sleep(pause_s)
+        return self._checked(await self._get(["internal", "hashes"], query, self._key()), 200)
 
     async def original(self, alias: str, *, largest: int) -> bytes:
         """The stored bytes behind `alias`.

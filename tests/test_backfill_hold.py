@@ -286,22 +286,24 @@ async def holding_of(
     fake = Fake(upstream.reply)
     client = Pictrs(fake.url, "key", 5.0)
     first = runs.begin(database, kind="run", options=Options(action="hold").to_json(), newest=None)
-    yield (
-        Holding(
-            database=database,
-            keeper=keeper,
-            pictrs=client,
-            budget=Budget(2**24),
-            largest=2**22,
-            fault=fault,
-            run_id=first.id,
-            by="backfill run",
-        ),
-        client,
-    )
-    await client.close()
-    fake.close()
-    keeper.close()
+    try:
+        yield (
+            Holding(
+                database=database,
+                keeper=keeper,
+                pictrs=client,
+                budget=Budget(2**24),
+                largest=2**22,
+                fault=fault,
+                run_id=first.id,
+                by="backfill run",
+            ),
+            client,
+        )
+    finally:
+        await client.close()
+        fake.close()
+        keeper.close()
 
 
 def hit_of(upstream: Upstream, aliases: Sequence[str] = ()) -> tuple[Entry, Result]:
@@ -478,3 +480,22 @@ async def test_where_pict_rs_is_gone_it_stops_and_takes_nothing_away(
             await held(dataclasses.replace(holding, pictrs=nobody), upstream)
         await nobody.close()
     assert cases.listed(database) == [] and upstream.aliases == ["a.png"]
+
+
+async def test_what_is_released_while_somebody_was_slow_to_take_it_away_stays(
+    tmp_path: Path, database: Database
+) -> None:
+    upstream = Upstream(planted(1), ["a.png", "b.png", "c.png"])
+
+    def meanwhile(point: str) -> None:
+        if point == "alias-taken" and taking.not_taken(
+            database
+        ):  # its lease is over, and a reviewer has released the case
+            with database.writing() as session:
+                case = session.get_one(Case, taking.not_taken(database)[0])
+                case.state, case.decided_by = CaseState.RELEASED, "ann"
+            upstream.aliases[:] = ["a.png", "b.png", "c.png"]
+
+    async with holding_of(tmp_path, upstream, database) as (holding, _):
+        await held(dataclasses.replace(holding, fault=meanwhile), upstream)
+    assert upstream.aliases == ["a.png", "b.png", "c.png"]

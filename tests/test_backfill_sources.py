@@ -34,6 +34,7 @@ from proxy.stored import stored_as
 from tests import pictrs, pictures
 from tests.backfill import Eye, Store, means
 from tests.client import form, send, upload
+from tests.fake import Asked, Fake, Reply, json_reply
 from tests.processes import Program, free_port
 
 HIT = pictures.png((90, 60), seed=761)  # a PNG without metadata, which pict-rs keeps as it is
@@ -359,3 +360,20 @@ async def test_opening_says_what_is_missing(tmp_path: Path) -> None:
     async with client_of(UNREACHABLE) as client:
         with pytest.raises(ConfigError, match="no folder"):
             opened(Options(source=f"files:{tmp_path}/none"), BackfillSection(), client)
+
+
+async def test_a_page_is_asked_for_again_where_pict_rs_trips_over_what_it_is_deleting() -> None:
+    lost = iter([True, True, False])
+
+    def answer(_: Asked) -> Reply:
+        if next(lost):
+            return json_reply(
+                500, {"msg": "Requested a file that pict-rs lost track of", "code": "lost-file"}
+            )
+        return json_reply(200, {"msg": "ok", "page": {"hashes": [], "next": None}})
+
+    fake = Fake(answer)
+    client = Pictrs(fake.url, "key", 5.0)
+    assert (await client.stored(limit=1)).next is None
+    await client.close()
+    fake.close()

@@ -108,7 +108,7 @@ class Holding:
         taken = {promise.alias for promise in there if not taking.may_take_over(promise)}
         for promise in there:
             if promise.alias in taken and promise.case.state is CaseState.RELEASED:
-                raise _NotHeld(f"it was released in case {promise.case_id}, by {promise.case.decided_by}")
+                raise _NotHeld(f"{promise.case.decided_by} has released it in case {promise.case_id}")
         free = [alias for alias in file.aliases if alias not in taken]
         if not free:
             hit.case_id = there[0].case_id

@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 _GONE_S = 30.0  # that pict-rs's queue may take; some milliseconds, where it has nothing else to do
 _FIRST_GLANCE_S, _GLANCE_S = 0.02, 0.5
-_AT_ONCE = 50  # deletions that are asked for before the lease is renewed
 
 
 async def stored_promises(
@@ -68,7 +67,7 @@ async def take_away(database: Database, pictrs: Pictrs, fault: FaultPoint, case_
     repeated it could not know when the first one ends. pict-rs removes the file after its last alias.
 
     Args:
-        by: who does it; another one is kept out for a minute.
+        by: who does it; another one is kept out meanwhile.
 
     Returns:
         Whether there was something to take away.
@@ -102,19 +101,24 @@ async def _delete(
         file = await stored_under(pictrs, key)
         return [alias for alias in (file.aliases if file else ()) if alias_key(alias) in ours]
 
+    async def delete(alias: str) -> bool:
+        # Each time: who was slow may have lost the case, and what is released is not to be deleted.
+        if not await database.run(taking.taking_away, case_id, by=by):
+            return False
+        await pictrs.delete(alias)
+        return True
+
     *others, last = await left() or [""]
-    for at in range(0, len(others), _AT_ONCE):
-        await database.run(taking.taking_away, case_id, by=by)
-        for alias in others[at : at + _AT_ONCE]:
-            await pictrs.delete(alias)
-        fault("aliases-taken")
+    for alias in others:
+        if not await delete(alias):
+            return
+        fault("alias-taken")
     # Only after the last alias pict-rs has something more to do, so that is to be one deletion and no other.
     waiting = _Waiting()
     while len(await left()) > 1:
         await waiting.more()
-    await database.run(taking.taking_away, case_id, by=by)
-    if last:
-        await pictrs.delete(last)
+    if last and not await delete(last):
+        return
     fault("all-taken")
     waiting = _Waiting()
     while (file := await stored_under(pictrs, key)) is not None:

@@ -68,9 +68,9 @@ def begin_release(session: Session, case: Case, *, by: str, sha256: str) -> bool
             f"in case {known_file.case_id}, so it cannot be released"
         )
     if not is_repeated and any(promise.stored_at for promise in case.promises):
-        raise CaseError(f"{case.id}: it is just being taken away from pict-rs; try again in a minute")
+        raise CaseError(f"{case.id}: it is just being taken away from pict-rs; try again in two minutes")
     if any(upload.done_at is None for upload in _passed_unseen(session, case)):
-        raise CaseError(f"{case.id}: it is just being taken away from pict-rs; try again in a minute")
+        raise CaseError(f"{case.id}: it is just being taken away from pict-rs; try again in two minutes")
     case.sha256 = sha256
     move(session, case, to, by, _facts(case))
     return is_repeated

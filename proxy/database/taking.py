@@ -12,13 +12,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from proxy.aliases import alias_key, make_delete_token
-from proxy.cases.life import CaseState
+from proxy.cases.life import RELEASE_S, CaseState
 from proxy.database import ledger
 from proxy.database.engine import Database
 from proxy.database.models import BackfillHit, Case, Promise
 from proxy.errors import CaseError
 
-LEASE_S = 60.0  # after which whoever was taking a picture away is gone
+# After this, whoever took a picture away is gone: a step takes `pictrs.timeout_s`, 30 s by default.
+LEASE_S = RELEASE_S
 _GATE = "gate"
 _IN_PICTRS = frozenset({CaseState.RELEASING, CaseState.RELEASED})
 
@@ -76,7 +77,7 @@ def found(database: Database, case_id: str, aliases: Collection[str]) -> None:
 
 
 def taking_away(database: Database, case_id: str, *, by: str) -> list[Promise]:
-    """Somebody is about to take away what pict-rs has of a case, and has a minute for the next step.
+    """Somebody is about to take away what pict-rs has of a case, and has two minutes for the next step.
 
     Returns:
         The promises whose aliases pict-rs may have; none where there is nothing to take away.
@@ -91,7 +92,7 @@ def taking_away(database: Database, case_id: str, *, by: str) -> list[Promise]:
         if case.state in _IN_PICTRS or not there:
             return []
         if case.leased_by not in (None, by) and case.leased_until is not None and case.leased_until > now:
-            raise CaseError(f"{case_id}: it is just being taken away from pict-rs; try again in a minute")
+            raise CaseError(f"{case_id}: it is just being taken away from pict-rs; try again in two minutes")
         case.leased_by, case.leased_until = by, now + timedelta(seconds=LEASE_S)
         return there
 
@@ -100,8 +101,8 @@ def taken_away(database: Database, case_id: str) -> None:
     """pict-rs does not have the picture of a held case any more, and nothing of it under way."""
     with database.writing() as session:
         case = session.get_one(Case, case_id)
-        if case.state in _IN_PICTRS:
-            return
+        if case.state in _IN_PICTRS or all(promise.stored_at is None for promise in case.promises):
+            return  # somebody has decided it meanwhile
         for promise in case.promises:
             promise.stored_at = promise.stored_token = None
         case.leased_by = case.leased_until = None
