@@ -41,7 +41,7 @@ ALLOWING_UNSEEN = (
 )
 BACKFILLING = (
     "hit-held",  # sealed and promised, and pict-rs has it too
-    "aliases-taken",  # all but the last
+    "alias-taken",  # one of several
     "all-taken",  # and nothing says so
 )
 RELEASING = (
