@@ -33,7 +33,7 @@ from proxy.channels.looks import Channel
 from proxy.channels.pop import PopChannel
 from proxy.channels.tls import client_context
 from proxy.channels.worker import Workers
-from proxy.config import ClassifierSection, Config
+from proxy.config import Config
 from proxy.database import Database, cases, room
 from proxy.database.retention import Periods
 from proxy.errors import ConfigError, PictrsError, SealingError
@@ -52,6 +52,7 @@ from proxy.lockdown import Lockdowns
 from proxy.metrics import Metrics
 from proxy.pictrs import Pictrs
 from proxy.policy import Policy, Rule, Verdict
+from proxy.sections import ClassifierSection
 from proxy.server.claims import Claims
 from proxy.server.fetches import Downloads, Fetches, HookWatch, Proxied
 from proxy.server.gateway import Gateway

@@ -20,10 +20,10 @@ from pydantic import SecretStr
 from proxy.cases.rotating import Keys
 from proxy.cases.sealing import open_sealed, read_identities
 from proxy.channels.looks import Channel, ChannelError
-from proxy.config import CasesSection, host_and_port
 from proxy.database import Case, Database, checking, engine, rotating
 from proxy.errors import ConfigError, PictrsError, SealingError
 from proxy.pictrs import Pictrs
+from proxy.sections import CasesSection, host_and_port
 
 _LITTLE_SPACE, _NO_SPACE = 2 * 1024**3, 200 * 1024**2  # bytes
 _LAST_ENTRIES = 1000

@@ -14,8 +14,8 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.config import host_and_port
 from proxy.errors import ConfigError
+from proxy.sections import host_and_port
 
 log = logging.getLogger(__name__)
 

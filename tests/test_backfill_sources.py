@@ -24,12 +24,12 @@ from proxy.backfill.sources.opening import checked, opened
 from proxy.backfill.sources.pictrs import PictrsSource
 from proxy.backfill.sources.s3 import S3Error, S3Source
 from proxy.backfill.sources.sftp import SftpError, SftpSource
-from proxy.config import BackfillSection
 from proxy.database import BackfillRun, Database
 from proxy.database import backfill as runs
 from proxy.errors import ConfigError
 from proxy.media import Kind
 from proxy.pictrs import Pictrs
+from proxy.sections import BackfillSection
 from proxy.stored import stored_as
 from tests import pictrs, pictures
 from tests.backfill import Eye, Store, means

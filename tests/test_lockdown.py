@@ -100,7 +100,7 @@ def request_of(remote: str, *headers: tuple[str, str]) -> Any:
 
 
 def believed(remote: str, *headers: tuple[str, str]) -> str | None:
-    from proxy.config import ServerSection
+    from proxy.sections import ServerSection
 
     uploaders = Uploaders(ServerSection().trusted_proxies, wanted=True, salt=b"salt")
     return uploaders.user_id(request_of(remote, *headers))

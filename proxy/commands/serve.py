@@ -7,8 +7,9 @@ import asyncio
 
 from proxy import app
 from proxy.commands import Commands, Shared
-from proxy.config import host_and_port, load
+from proxy.config import load
 from proxy.errors import ConfigError
+from proxy.sections import host_and_port
 
 
 def add(commands: Commands, shared: Shared) -> None:

@@ -23,8 +23,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import h11
 
-from proxy.config import host_and_port
 from proxy.errors import ConfigError, Refusal
+from proxy.sections import host_and_port
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from proxy.backfill.sources.files import FilesSource
 from proxy.backfill.sources.pictrs import PictrsSource
 from proxy.backfill.sources.s3 import S3Source
 from proxy.backfill.sources.sftp import SftpSource
-from proxy.config import BackfillSection
 from proxy.pictrs import Pictrs
+from proxy.sections import BackfillSection
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from proxy.backfill.sources import Entry, Page, Unreadable
 from proxy.backfill.sources.names import may_be_media, time_in
-from proxy.config import BackfillSection
 from proxy.errors import ConfigError, GateError
+from proxy.sections import BackfillSection
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
