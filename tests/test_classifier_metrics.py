@@ -41,7 +41,7 @@ def test_every_look_has_its_time_in_each_stage(classifier: Classifier) -> None:
 def test_batches_are_counted_by_their_frames(classifier: Classifier) -> None:
     names = ("batch_frames_count", "batch_frames_sum")
     batches, frames = (sample(classifier, name) for name in names)
-    classify(classifier, pictures.png(seed=801))
+    classify(classifier, pictures.png((121, 79), seed=801))  # nobody else's: it would be remembered
     assert [sample(classifier, name) for name in names] == [batches + 1, frames + 1]
     # a scripted head takes all frames of a file for the same
     classify(classifier, pictures.animation("GIF", frames=5, size=(122, 80)))

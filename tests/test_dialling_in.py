@@ -16,6 +16,7 @@ from tests.client import upload
 from tests.conftest import SIGNALS
 from tests.fake import Fake, pictrs_0_5
 from tests.gate import TOKEN, DialledIn, Gate, scripted
+from tests.looker import until
 from tests.pictrs import Pictrs
 from tests.processes import Program, free_port
 
@@ -64,13 +65,14 @@ def test_what_is_uploaded_is_looked_at_by_whoever_has_dialled_in(
     assert gate.upload(pictures.png(seed=next(SEEDS))).status == 201
     assert verdicts(gate) == ["deferred"]  # nobody was there
     running = worker()
+    until(lambda: verdicts(gate) == ["released"])  # it was looked at then
     assert gate.upload(pictures.png(seed=next(SEEDS))).status == 201
-    assert verdicts(gate) == ["deferred"]  # and this one has passed
+    assert verdicts(gate) == ["released"]  # and this one has passed
     assert gate.upload(HIT).status == 201
-    assert sorted(verdicts(gate)) == ["deferred", "pending"]
+    assert sorted(verdicts(gate)) == ["pending", "released"]
     assert running.stop() == 0
     assert gate.upload(pictures.png(seed=next(SEEDS))).status == 201
-    assert sorted(verdicts(gate)) == ["deferred", "deferred", "pending"]
+    assert sorted(verdicts(gate)) == ["deferred", "pending", "released"]
     assert TOKEN not in gate.log() + running.program.output()
 
 

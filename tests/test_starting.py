@@ -231,5 +231,5 @@ def test_the_demo_shows_every_step(tmp_path: Path) -> None:
     account = json.loads(result.stdout)
     assert result.returncode == 0, account
     assert account["pictrs"]
-    assert [step["ok"] for step in account["steps"]] == [True] * 10
+    assert [step["ok"] for step in account["steps"]] == [True] * 12
     assert all(step["name"] and step["ms"] > 0 for step in account["steps"])
