@@ -29,6 +29,7 @@ ALLOWED: list[tuple[Act, Actor, CaseState, dict[str, bool], CaseState]] = [
     (Act.CONFIRM, Actor.REVIEWER, P, {}, C),
     (Act.CONFIRM, Actor.REVIEWER, G, {}, C),
     (Act.CONFIRM, Actor.REVIEWER, R, BY_GATE, C),
+    (Act.CONFIRM, Actor.REVIEWER, R, {"confirmed_elsewhere": True}, C),
     (Act.REPORT, Actor.REVIEWER, C, {}, T),
     (Act.EXPIRE, Actor.RETENTION, R, {"period_over": True}, E),
     (Act.EXPIRE, Actor.RETENTION, C, {"period_over": True}, E),

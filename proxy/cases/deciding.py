@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,6 +37,19 @@ _ABOUT_THE_FILE = frozenset(
 
 # After which nothing of a release can come to pict-rs any more: its longest request, several times over.
 _LATE = timedelta(seconds=5 * RELEASE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What came of a confirmation.
+
+    Attributes:
+        case: that was confirmed.
+        shown: other cases of the same file that are still shown, or about to be.
+    """
+
+    case: Case
+    shown: Sequence[Case]
 
 
 class Decider:
@@ -111,7 +126,7 @@ class Decider:
                 await self._take_back(case.id)  # a confirmation has overtaken it
             raise
 
-    async def confirm(self, case_id: str, *, identity_file: Path | None, reviewer: str) -> Case:
+    async def confirm(self, case_id: str, *, identity_file: Path | None, reviewer: str) -> Confirmation:
         """This is it: the case is preserved, and the same bytes are refused from now on.
 
         Args:
@@ -147,7 +162,7 @@ class Decider:
             # It is decided; what cannot be opened or looked at now stays known by its bytes alone.
             with suppress(SealingError, CaseError):
                 await self._look(case, await self._open(case, identity_file), sha256)
-        return case
+        return Confirmation(case, await self._database.run(cases.same_file, case))
 
     async def _confirmed(self, case_id: str, reviewer: str, sha256: str, stored_as: set[str]) -> Case:
         return await self._database.run(

@@ -15,6 +15,8 @@ from proxy.database.engine import Database, violated
 from proxy.database.models import Case
 from proxy.errors import AliasTaken, CaseError
 
+_SHOWN = frozenset({CaseState.RELEASING, CaseState.RELEASED, CaseState.EXPIRED})
+
 
 def add(database: Database, case: Case, *, facts: dict[str, Any]) -> None:
     """Makes `case` and its promises durable, with a ledger entry that carries `facts`.
@@ -70,6 +72,19 @@ def of_file(database: Database, sha256: str) -> Case | None:
     )
     with database.reading() as session:
         return session.scalars(query).first()
+
+
+def same_file(database: Database, case: Case) -> list[Case]:
+    """The other cases of the same bytes that pict-rs shows, or is being sent; the oldest first."""
+    query = select(Case).where(Case.sha256 == case.sha256, Case.id != case.id, Case.state.in_(_SHOWN))
+    with database.reading() as session:
+        found = session.scalars(query.order_by(Case.created_at, Case.id))
+        return [
+            one
+            for one in found
+            if one.state is CaseState.RELEASING
+            or any(promise.is_in_pictrs and promise.removed_at is None for promise in one.promises)
+        ]
 
 
 def under_release(database: Database, *, since: datetime) -> list[Case]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from proxy.cases import life
@@ -28,8 +28,14 @@ def check(database: Database, case_id: str, act: Act) -> Case:
         CaseError: there is none, or it is not allowed.
     """
     case = cases.get(database, case_id)
-    allowed(case, act, Actor.REVIEWER)
+    allowed(case, act, Actor.REVIEWER, confirmed_elsewhere=is_confirmed(database, case))
     return case
+
+
+def is_confirmed(database: Database, case: Case) -> bool:
+    """Whether a case's bytes were confirmed, in whatever case."""
+    with database.reading() as session:
+        return _is_blocked(session, case.sha256)
 
 
 def releasing(database: Database, case_id: str, *, by: str, sha256: str) -> tuple[Case, bool]:
@@ -133,7 +139,8 @@ def confirmed(
     """
     with database.writing() as session:
         case = session.get_one(Case, case_id)
-        to = allowed(case, Act.CONFIRM, actor_of(by))
+        elsewhere = _is_blocked(session, case.sha256)
+        to = allowed(case, Act.CONFIRM, actor_of(by), confirmed_elsewhere=elsewhere)
         if any(promise.stored_at for promise in case.promises):
             raise StoredMeanwhile(f"{case_id}: has just been stored in pict-rs; try again")
         case.sha256 = sha256
@@ -143,6 +150,7 @@ def confirmed(
         unseen = {upload.sha256 for upload in _passed_unseen(session, case)}
         for known in {sha256, *stored_as, *unseen}:
             _remember(session, case, known, "block", by)
+        _refuse_what_was_released(session, case, by)
         memory.remember_picture(session, case, by=by)
     return case
 
@@ -156,13 +164,14 @@ def seen_since(database: Database, case_id: str, *, pdq: str | None, pdq_quality
             memory.remember_picture(session, case, by=case.decided_by)
 
 
-def standing_of(case: Case, *, period_over: bool = False) -> Standing:
+def standing_of(case: Case, *, period_over: bool = False, confirmed_elsewhere: bool = False) -> Standing:
     """What decides which acts are allowed on a case."""
     young = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
     return Standing(
         case.state,
         by_gate=case.decided_by == GATE,
         may_be_under_way=case.decided_at is not None and case.decided_at > young,
+        confirmed_elsewhere=confirmed_elsewhere,
         legal_hold=case.hold_at is not None,
         period_over=period_over,
     )
@@ -181,14 +190,17 @@ def not_overtaken_any_more(database: Database, case_id: str) -> None:
         session.get_one(Case, case_id).overtaken_at = None
 
 
-def allowed(case: Case, act: Act, actor: Actor, *, period_over: bool = False) -> CaseState:
+def allowed(
+    case: Case, act: Act, actor: Actor, *, period_over: bool = False, confirmed_elsewhere: bool = False
+) -> CaseState:
     """The state that an act leads to; to be asked in the transaction that then moves the case there.
 
     Raises:
         CaseError: it is not allowed; the message names the case and says why.
     """
     try:
-        return life.after(standing_of(case, period_over=period_over), act, actor)
+        standing = standing_of(case, period_over=period_over, confirmed_elsewhere=confirmed_elsewhere)
+        return life.after(standing, act, actor)
     except CaseError as error:
         by = f", by {case.decided_by}" if case.decided_by else ""
         raise CaseError(f"{case.id}: {error}{by}") from None
@@ -212,6 +224,22 @@ def move(session: Session, case: Case, to: CaseState, by: str, facts: dict[str, 
     """Changes state and ledger together; `to` is what `allowed` has said."""
     case.state, case.decided_at, case.decided_by = to, datetime.now(UTC), by
     ledger.append(session, to.value, actor=by, case_id=case.id, facts=facts)
+
+
+def _is_blocked(session: Session, *sha256: str | None) -> bool:
+    """Whether a human has confirmed one of these files."""
+    query = select(KnownHash.sha256).where(KnownHash.sha256.in_(sha256), KnownHash.verdict == "block")
+    return session.scalars(query).first() is not None
+
+
+def _refuse_what_was_released(session: Session, case: Case, by: str) -> None:
+    """Whatever a reviewer's release of the same file lets pass, in pict-rs's rewriting too, is refused."""
+    same_file = select(Case.id).where(Case.sha256 == case.sha256)
+    session.execute(
+        update(KnownHash)
+        .where(KnownHash.verdict == "allow", KnownHash.case_id.in_(same_file))
+        .values(verdict="block", case_id=case.id, added_at=case.decided_at, added_by=by)
+    )
 
 
 def _remember(session: Session, case: Case, sha256: str, verdict: str, by: str) -> None:
