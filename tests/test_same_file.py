@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from proxy.cases.deciding import Confirmation, Decider
 from proxy.cases.life import CaseState
+from proxy.cases.sealing import Opened
 from proxy.database import Case, Database, cases, decisions, memory, promising
+from proxy.errors import CaseError
 from tests.looker import sha256
 from tests.store import Store
 from tests.test_backlog_races import FILE, a_case
@@ -57,3 +61,34 @@ async def test_what_one_reviewer_released_and_another_confirms_in_a_second_case_
     done = await confirmed(database, pictrs, A)
     assert (done.case.state, done.case.decided_by, list(done.shown)) == (CaseState.CONFIRMED, "bob", [])
     assert pictrs.stored == {}
+
+
+@pytest.mark.parametrize("by", ["ann", decisions.GATE])
+async def test_a_release_that_another_case_s_confirmation_overtakes_does_not_end(
+    database: Database, by: str
+) -> None:
+    held(database, A, "a.png", state=CaseState.DEFERRED)
+    held(database, B, "b.png")
+    case, is_repeated = decisions.releasing(database, A, by=by, sha256=BYTES)
+    pictrs = Store()
+
+    def meanwhile(point: str) -> None:
+        if point == "import-noted":
+            decisions.confirmed(database, B, by="bob", sha256=BYTES)
+
+    decider = Decider(database, None, None, None, pictrs, meanwhile)  # type: ignore[arg-type]
+    with pytest.raises(CaseError, match="the same file has just been confirmed"):
+        await decider._stored(case, Opened({"sha256": BYTES}, FILE), by, is_repeated=is_repeated)
+    assert cases.get(database, A).state is CaseState.PENDING
+    assert (pictrs.stored, pictrs.deleted) == ({}, ["a.png"])
+    assert (verdict(database, BYTES), verdict(database, STORED)) == ("block", None)
+
+
+def test_a_release_does_not_end_where_what_pict_rs_has_made_of_it_was_confirmed(database: Database) -> None:
+    held(database, A, "a.png")
+    held(database, B, "b.png", sha256="cc" * 32)
+    decisions.confirmed(database, B, by="bob", sha256="cc" * 32, stored_as=[STORED])
+    with pytest.raises(CaseError, match="the same file has just been confirmed"):
+        released(database, A, "ann")
+    assert cases.get(database, A).state is CaseState.RELEASING
+    assert verdict(database, BYTES) is None

@@ -22,7 +22,7 @@ from proxy.cases.stored import take_away
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen
 from proxy.database import Case, Database, Promise, cases, decisions, promising
-from proxy.errors import CaseError, PictrsError, SealingError, StoredMeanwhile
+from proxy.errors import CaseError, ConfirmedMeanwhile, PictrsError, SealingError, StoredMeanwhile
 from proxy.faults import FaultPoint
 from proxy.intake.multipart import OutgoingFile
 from proxy.known_hashes import KnownHashes
@@ -121,6 +121,11 @@ class Decider:
     async def _stored(self, case: Case, opened: Opened, by: str, *, is_repeated: bool) -> Case:
         try:
             return await self._store(case, opened, by, is_repeated=is_repeated)
+        except ConfirmedMeanwhile:
+            await self._take_back(case.id)
+            reason = "the same file was confirmed in another case"
+            await self._database.run(decisions.not_released, case.id, by=by, reason=reason)
+            raise
         except (CaseError, PictrsError):
             if (await self._database.run(cases.get, case.id)).state is CaseState.CONFIRMED:
                 await self._take_back(case.id)  # a confirmation has overtaken it

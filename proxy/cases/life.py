@@ -102,7 +102,7 @@ TABLE: tuple[Transition, ...] = (
         {_S.RELEASING},
         _S.PENDING,
         {_A.GATE, _A.REVIEWER},
-        "pict-rs has refused it",
+        "pict-rs has refused it, or the same bytes were confirmed in another case meanwhile",
         pictrs="loses what it was sent, before",
     ),
     Transition(

@@ -14,7 +14,7 @@ from proxy.cases.life import RELEASE_S, Act, Actor, CaseState, Standing
 from proxy.database import cases, ledger, memory
 from proxy.database.engine import Database
 from proxy.database.models import Case, KnownHash, UnseenUpload
-from proxy.errors import CaseError, StoredMeanwhile
+from proxy.errors import CaseError, ConfirmedMeanwhile, StoredMeanwhile
 
 _MOST_OVERTAKEN = 100  # seen to at once
 
@@ -93,6 +93,8 @@ def released(database: Database, case_id: str, *, by: str, stored_as: Collection
         The case; None where a further alias was promised meanwhile, which has to be stored first.
 
     Raises:
+        ConfirmedMeanwhile: the same file, or what pict-rs has made of it, was confirmed in another case; what
+            is stored has to be taken back.
         CaseError: somebody has confirmed it meanwhile.
     """
     with database.writing() as session:
@@ -102,12 +104,12 @@ def released(database: Database, case_id: str, *, by: str, stored_as: Collection
         to = allowed(case, Act.END_RELEASE, actor_of(by))
         if any(promise.stored_at is None and promise.removed_at is None for promise in case.promises):
             return None
+        if _is_blocked(session, case.sha256, *stored_as):
+            raise ConfirmedMeanwhile(f"{case_id}: the same file has just been confirmed in another case")
         move(session, case, to, by, _facts(case))
         if actor_of(by) is Actor.REVIEWER:
             for sha256 in {case.sha256, *stored_as} - {None}:
-                known_file = session.get(KnownHash, sha256)
-                if known_file is None or known_file.verdict != "block":
-                    _remember(session, case, str(sha256), "allow", by)
+                _remember(session, case, str(sha256), "allow", by)
     return case
 
 
