@@ -154,13 +154,14 @@ class Decider:
         self._fault("confirming")
         in_pictrs = case.state in (CaseState.RELEASING, CaseState.RELEASED)
         if in_pictrs or any(promise.stored_at for promise in case.promises):
-            await self._take_back(case_id)  # first: whoever reads past the gate would see it
+            # First: whoever reads past the gate would see it.
+            await self._take_away(case_id, reviewer, stored_as)
             self._fault("taken-back")
         try:
             case = await self._confirmed(case_id, reviewer, sha256, stored_as)
         except StoredMeanwhile:  # the gate has released it since it was read above
             stored_as |= await self._stored_as(await self._database.run(cases.get, case_id))
-            await self._take_back(case_id)
+            await self._take_away(case_id, reviewer, stored_as)
             case = await self._confirmed(case_id, reviewer, sha256, stored_as)
         self._fault("confirmed")
         if case.pdq is None and identity_file is not None:
@@ -168,6 +169,11 @@ class Decider:
             with suppress(SealingError, CaseError):
                 await self._look(case, await self._open(case, identity_file), sha256)
         return Confirmation(case, await self._database.run(cases.same_file, case))
+
+    async def _take_away(self, case_id: str, reviewer: str, stored_as: set[str]) -> None:
+        """Begins a confirmation, and takes away from pict-rs what a release has stored."""
+        aliases = await self._database.run(decisions.confirming, case_id, by=reviewer, stored_as=stored_as)
+        await self._delete(aliases)
 
     async def _confirmed(self, case_id: str, reviewer: str, sha256: str, stored_as: set[str]) -> Case:
         return await self._database.run(
@@ -264,10 +270,12 @@ class Decider:
     async def _take_back(self, case_id: str, *, but: Promise | None = None) -> None:
         """Takes away from pict-rs what a release has stored; `but` is an alias of somebody else's picture."""
         aliases = await self._database.run(promising.not_stored, case_id)
+        await self._delete([alias for alias in aliases if but is None or alias != but.alias])
+
+    async def _delete(self, aliases: Sequence[str]) -> None:
         self._fault("taking-back")
         for alias in aliases:
-            if but is None or alias != but.alias:
-                await self._pictrs.delete(alias)
+            await self._pictrs.delete(alias)
 
 
 def _is_about_the_file(code: str, *, is_repeated: bool) -> bool:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from proxy.cases import life
 from proxy.cases.life import RELEASE_S, Act, Actor, CaseState, Standing
-from proxy.database import cases, ledger, memory
+from proxy.database import cases, ledger, memory, promising
 from proxy.database.engine import Database
 from proxy.database.models import Case, KnownHash, UnseenUpload
 from proxy.errors import CaseError, ConfirmedMeanwhile, StoredMeanwhile
@@ -126,6 +126,31 @@ def not_released(database: Database, case_id: str, *, by: str, reason: str) -> N
             case.decided_at = case.decided_by = None
 
 
+def confirming(database: Database, case_id: str, *, by: str, stored_as: Collection[str]) -> list[str]:
+    """A confirmation is about to take away what pict-rs has of a case; cut off, it is to be repeated.
+
+    From here on what pict-rs had is known although pict-rs cannot be asked any more, and the period of a
+    release begins anew, so that the case does not expire meanwhile.
+
+    Args:
+        stored_as: as of `confirmed`.
+
+    Returns:
+        The aliases that pict-rs may have.
+
+    Raises:
+        CaseError: it is decided already, or being released.
+    """
+    with database.writing() as session:
+        case = session.get_one(Case, case_id)
+        elsewhere = _is_blocked(session, case.sha256)
+        allowed(case, Act.CONFIRM, actor_of(by), confirmed_elsewhere=elsewhere)
+        case.stored_as = sorted({*(case.stored_as or ()), *stored_as})
+        if case.state is CaseState.RELEASED:
+            case.decided_at = datetime.now(UTC)
+        return promising.take_back(case)
+
+
 def confirmed(
     database: Database, case_id: str, *, by: str, sha256: str, stored_as: Collection[str] = ()
 ) -> Case:
@@ -133,7 +158,7 @@ def confirmed(
 
     Args:
         sha256: of the original; an adopted case learns it here.
-        stored_as: SHA-256 of what pict-rs has made of it, where it had it.
+        stored_as: SHA-256 of what pict-rs has made of it, where it had it, beside those of `confirming`.
 
     Raises:
         StoredMeanwhile: pict-rs has it; take it away there first, then ask again.
@@ -150,7 +175,7 @@ def confirmed(
             case.overtaken_at = datetime.now(UTC)
         move(session, case, to, by, _facts(case))
         unseen = {upload.sha256 for upload in _passed_unseen(session, case)}
-        for known in {sha256, *stored_as, *unseen}:
+        for known in {sha256, *stored_as, *(case.stored_as or ()), *unseen}:
             _remember(session, case, known, "block", by)
         _refuse_what_was_released(session, case, by)
         memory.remember_picture(session, case, by=by)

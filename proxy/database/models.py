@@ -75,6 +75,7 @@ class Case(Base):
         sealed_to: for whom its file is sealed (`proxy.cases.recipients.digest`); None where nobody noted it.
         gate_reads: whether its sealed file is also for the gate's own key, as that of a deferred case is
             until somebody has looked.
+        stored_as: SHA-256 of what pict-rs has made of it, as far as it was asked; None where it was not.
         overtaken_at: when it was confirmed while a release of it had not ended; None where there was none, or
             nothing of it can come to pict-rs any more.
         leased_until, leased_by: until when which gate has a deferred case to itself; None where none has.
@@ -127,6 +128,7 @@ class Case(Base):
     gate_reads: Mapped[bool] = mapped_column(default=False, server_default=false(), index=True)
     leased_until: Mapped[datetime | None]
     leased_by: Mapped[str | None] = mapped_column(String(200))
+    stored_as: Mapped[list[Any] | None]
     overtaken_at: Mapped[datetime | None]
     again_at: Mapped[datetime | None]
     tries: Mapped[int] = mapped_column(default=0, server_default="0")

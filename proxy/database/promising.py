@@ -105,10 +105,14 @@ def stored(database: Database, promise: Promise, *, token: str | None) -> bool:
 def not_stored(database: Database, case_id: str) -> list[str]:
     """Whatever a release has stored is about to be taken back; the aliases that pict-rs may have."""
     with database.writing() as session:
-        case = session.get_one(Case, case_id)
-        for promise in case.promises:
-            promise.stored_at = promise.stored_token = None
-        return [promise.alias for promise in case.promises]
+        return take_back(session.get_one(Case, case_id))
+
+
+def take_back(case: Case) -> list[str]:
+    """What `not_stored` does, in a transaction of the caller's."""
+    for promise in case.promises:
+        promise.stored_at = promise.stored_token = None
+    return [promise.alias for promise in case.promises]
 
 
 def to_store(database: Database, case_id: str) -> list[Promise]:

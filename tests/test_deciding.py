@@ -1,0 +1,67 @@
+"""A confirmation or a release that is cut off, or overtaken, half way at pict-rs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from proxy.cases.deciding import Decider
+from proxy.cases.life import CaseState
+from proxy.database import Case, Database, cases, decisions, retention
+from proxy.database.retention import Periods
+from proxy.errors import CaseError
+from tests.store import STORED, Killed, Store, dying_at
+from tests.test_backlog_races import a_case, leased, released_by_the_gate
+from tests.test_same_file import A, confirmed, verdict
+
+PERIODS = Periods(released=timedelta(days=7), confirmed=timedelta(days=365))
+
+
+def decider(database: Database, pictrs: Store, dies_at: str = "") -> Decider:
+    return Decider(database, None, None, None, pictrs, dying_at(dies_at))  # type: ignore[arg-type]
+
+
+async def test_a_confirmation_that_is_cut_off_after_its_take_back_knows_what_pict_rs_had(
+    database: Database,
+) -> None:
+    cases.add(database, a_case("a.png"), facts={})
+    released_by_the_gate(database, leased(database))
+    pictrs = Store({"a.png": STORED})
+    with pytest.raises(Killed):
+        await decider(database, pictrs, "taken-back").confirm(A, identity_file=None, reviewer="ann")
+    assert pictrs.stored == {}
+    await confirmed(database, pictrs, A)
+    assert verdict(database, STORED) == "block"
+
+
+async def test_a_case_does_not_expire_while_it_is_being_confirmed(database: Database) -> None:
+    cases.add(database, a_case("a.png"), facts={})
+    released_by_the_gate(database, leased(database))
+    long_ago = datetime.now(UTC) - timedelta(days=8)
+    with database.writing() as session:
+        session.get_one(Case, A).decided_at = long_ago
+    pictrs = Store({"a.png": STORED})
+    with pytest.raises(Killed):
+        await decider(database, pictrs, "taken-back").confirm(A, identity_file=None, reviewer="ann")
+    with pytest.raises(CaseError, match="its period is not over"):
+        retention.expire(database, A, PERIODS, on_behalf_of=None)
+    await confirmed(database, pictrs, A)
+    assert cases.get(database, A).state is CaseState.CONFIRMED
+
+
+async def test_what_expires_before_a_confirmation_has_begun_is_left_as_it_is(database: Database) -> None:
+    cases.add(database, a_case("a.png"), facts={})
+    released_by_the_gate(database, leased(database))
+    with database.writing() as session:
+        session.get_one(Case, A).decided_at = datetime.now(UTC) - timedelta(days=8)
+    pictrs = Store({"a.png": STORED})
+
+    def expires(point: str) -> None:
+        if point == "confirming":
+            retention.expire(database, A, PERIODS, on_behalf_of=None)
+
+    at_once = Decider(database, None, None, None, pictrs, expires)  # type: ignore[arg-type]
+    with pytest.raises(CaseError, match="is expired already"):
+        await at_once.confirm(A, identity_file=None, reviewer="ann")
+    assert "a.png" in pictrs.stored and decisions.standing_of(cases.get(database, A)).by_gate
