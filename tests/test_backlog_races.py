@@ -69,6 +69,9 @@ class Stored:
     async def stored_sha256(self, alias: str) -> str | None:
         return None
 
+    async def aliases(self, alias: str) -> list[str]:
+        return [alias]
+
 
 # --- a human and the gate ---
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.cases.deciding import Decider
-from proxy.cases.life import CaseState
+from proxy.cases.life import RELEASE_S, CaseState
 from proxy.database import Case, Database, cases, decisions, retention
 from proxy.database.retention import Periods
-from proxy.errors import CaseError
+from proxy.errors import CaseError, PictrsError
 from tests.store import STORED, Killed, Store, dying_at
 from tests.test_backlog_races import a_case, leased, released_by_the_gate
 from tests.test_same_file import A, confirmed, verdict
@@ -65,3 +65,20 @@ async def test_what_expires_before_a_confirmation_has_begun_is_left_as_it_is(dat
     with pytest.raises(CaseError, match="is expired already"):
         await at_once.confirm(A, identity_file=None, reviewer="ann")
     assert "a.png" in pictrs.stored and decisions.standing_of(cases.get(database, A)).by_gate
+
+
+async def test_what_cannot_be_taken_back_keeps_nothing_else_from_being_taken_back(database: Database) -> None:
+    ids = [f"20261123-000000-{number:08x}" for number in range(6)]
+    for case_id in ids:
+        sha256, aliases = f"{int(case_id[-1]):064x}", (f"{case_id}.png", f"{case_id}.jpg")
+        pending = {"state": CaseState.PENDING, "id": case_id, "file": f"{case_id}.age", "sha256": sha256}
+        cases.add(database, a_case(*aliases, **pending), facts={})
+        decisions.releasing(database, case_id, by="ann", sha256=sha256)
+        with database.writing() as session:
+            session.get_one(Case, case_id).decided_at = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+        await confirmed(database, Store(), case_id)
+    pictrs = Store({f"{case_id}.{end}": STORED for case_id in ids for end in ("png", "jpg")})
+    pictrs.stuck = {f"{case_id}.png" for case_id in ids[:5]}
+    with pytest.raises(PictrsError):
+        await decider(database, pictrs).take_back_overtaken()
+    assert set(pictrs.stored) == pictrs.stuck

@@ -7,13 +7,15 @@ it begins, may be repeated until it has ended, and is taken back where a confirm
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from proxy.aliases import alias_key
 from proxy.cases.life import RELEASE_S, Act, CaseState
 from proxy.cases.opening import open_case
 from proxy.cases.quarantine import Quarantine
@@ -21,7 +23,7 @@ from proxy.cases.sealing import Opened, read_identities
 from proxy.cases.stored import take_away
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Priority, Seen
-from proxy.database import Case, Database, Promise, cases, decisions, promising
+from proxy.database import Case, Database, Promise, cases, decisions, ledger, promising
 from proxy.errors import CaseError, ConfirmedMeanwhile, PictrsError, SealingError, StoredMeanwhile
 from proxy.faults import FaultPoint
 from proxy.intake.multipart import OutgoingFile
@@ -37,6 +39,8 @@ _ABOUT_THE_FILE = frozenset(
 
 # After which nothing of a release can come to pict-rs any more: its longest request, several times over.
 _LATE = timedelta(seconds=5 * RELEASE_S)
+_MOST_NAMED = 100  # aliases in one entry of the ledger
+_MOST_UNANSWERED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,16 @@ class Confirmation:
 
     Attributes:
         case: that was confirmed.
+        with_it: other cases of the same file that the gate had released by itself: taken away, and confirmed
+            where they had not expired.
         shown: other cases of the same file that are still shown, or about to be.
+        aliases: further ones that pict-rs has of the very same stored file; None where it gave no answer.
     """
 
     case: Case
+    with_it: Sequence[Case]
     shown: Sequence[Case]
+    aliases: Sequence[str] | None
 
 
 class Decider:
@@ -140,7 +149,8 @@ class Decider:
         Raises:
             CaseError: the case is decided already, or a release of it is under way.
             SealingError: it has to be opened, and cannot be with this identity.
-            PictrsError: a release that did not end cannot be taken back.
+            PictrsError: a release that did not end cannot be taken back. Or the case is confirmed, and others
+                of the same file cannot be taken back yet; the message says so, and gates go on trying.
         """
         case = await self._database.run(decisions.check, case_id, Act.CONFIRM)
         sha256 = case.sha256
@@ -150,7 +160,7 @@ class Decider:
                     f"{case_id}: its hash is in the sealed file only; name the key with --identity"
                 )
             sha256 = str((await self._open(case, identity_file)).facts["sha256"])
-        stored_as = await self._stored_as(case)
+        stored_as, aliases = await self._stored_as(case), await self._further_aliases(case, reviewer)
         self._fault("confirming")
         in_pictrs = case.state in (CaseState.RELEASING, CaseState.RELEASED)
         if in_pictrs or any(promise.stored_at for promise in case.promises):
@@ -158,24 +168,55 @@ class Decider:
             await self._take_away(case_id, reviewer, stored_as)
             self._fault("taken-back")
         try:
-            case = await self._confirmed(case_id, reviewer, sha256, stored_as)
+            case, with_it = await self._confirmed(case_id, reviewer, sha256, stored_as)
         except StoredMeanwhile:  # the gate has released it since it was read above
             stored_as |= await self._stored_as(await self._database.run(cases.get, case_id))
             await self._take_away(case_id, reviewer, stored_as)
-            case = await self._confirmed(case_id, reviewer, sha256, stored_as)
+            case, with_it = await self._confirmed(case_id, reviewer, sha256, stored_as)
         self._fault("confirmed")
+        failed = await self._take_back_each([one.id for one in with_it])
         if case.pdq is None and identity_file is not None:
             # It is decided; what cannot be opened or looked at now stays known by its bytes alone.
             with suppress(SealingError, CaseError):
                 await self._look(case, await self._open(case, identity_file), sha256)
-        return Confirmation(case, await self._database.run(cases.same_file, case))
+        if failed is not None:
+            raise PictrsError(
+                f"{case_id} is confirmed, and so is what the gate had released of the same file; but pict-rs "
+                f"may have some of that still, and a gate takes it away as soon as it can: {failed}",
+                status=failed.status,
+                code=failed.code,
+                timed_out=failed.timed_out,
+            )
+        return Confirmation(case, with_it, await self._database.run(cases.same_file, case), aliases)
+
+    async def _further_aliases(self, case: Case, reviewer: str) -> Sequence[str] | None:
+        """Aliases that pict-rs has of the same stored file, of no case of the same bytes. Noted: whoever
+        repeats a confirmation that was cut off cannot ask any more.
+        """
+        of_file = [case, *(await self._database.run(cases.same_file, case) if case.sha256 else ())]
+        found: set[str] = set()
+        try:
+            for promise in (promise for one in of_file for promise in one.promises):
+                if promise.stored_at and promise.alias not in found:
+                    found.update(await self._pictrs.aliases(promise.alias))
+        except PictrsError:
+            return None
+        ours = {promise.alias_key for one in of_file for promise in one.promises}
+        further = sorted(alias for alias in found if alias_key(alias) not in ours)
+        if further:
+            facts = {"aliases": further[:_MOST_NAMED], "count": len(further)}
+            act = "same file in pict-rs"
+            await self._database.run(ledger.record, act, actor=reviewer, case_id=case.id, facts=facts)
+        return further
 
     async def _take_away(self, case_id: str, reviewer: str, stored_as: set[str]) -> None:
         """Begins a confirmation, and takes away from pict-rs what a release has stored."""
         aliases = await self._database.run(decisions.confirming, case_id, by=reviewer, stored_as=stored_as)
         await self._delete(aliases)
 
-    async def _confirmed(self, case_id: str, reviewer: str, sha256: str, stored_as: set[str]) -> Case:
+    async def _confirmed(
+        self, case_id: str, reviewer: str, sha256: str, stored_as: set[str]
+    ) -> tuple[Case, list[Case]]:
         return await self._database.run(
             decisions.confirmed, case_id, by=reviewer, sha256=sha256, stored_as=stored_as
         )
@@ -186,13 +227,38 @@ class Decider:
         Whoever was releasing takes back what he has stored, if he lives long enough. This is for where not.
 
         Raises:
-            PictrsError: pict-rs cannot be asked; the next time goes on.
+            PictrsError: pict-rs cannot delete some, or cannot be asked; the next time goes on.
             SQLAlchemyError: the database cannot be asked.
         """
-        for case in await self._database.run(decisions.overtaken):
-            await self._take_back(case.id)
-            if case.overtaken_at and datetime.now(UTC) - case.overtaken_at > _LATE:
-                await self._database.run(decisions.not_overtaken_any_more, case.id)
+        overtaken = await self._database.run(decisions.overtaken)
+        random.shuffle(overtaken)  # what hangs may not keep the same ones waiting each time
+
+        failed = await self._take_back_each([case_id for case_id, _ in overtaken], since=dict(overtaken))
+        if failed is not None:
+            raise failed
+
+    async def _take_back_each(
+        self, case_ids: Sequence[str], since: Mapping[str, datetime] | None = None
+    ) -> PictrsError | None:
+        """Tries each; the last error, if any. Where pict-rs gives no answer some times in a row, the rest is
+        for the next time.
+
+        Args:
+            since: when each was overtaken; what was long ago is done with now.
+        """
+        failed, unanswered = None, 0
+        for case_id in case_ids:
+            try:
+                await self._take_back(case_id)
+            except PictrsError as error:
+                failed, unanswered = error, unanswered + 1 if error.status is None else 0
+                if unanswered == _MOST_UNANSWERED:
+                    break
+                continue
+            unanswered = 0
+            if since and datetime.now(UTC) - since[case_id] > _LATE:
+                await self._database.run(decisions.not_overtaken_any_more, case_id)
+        return failed
 
     async def _open(self, case: Case, identity_file: Path) -> Opened:
         def work() -> Opened:
@@ -273,9 +339,22 @@ class Decider:
         await self._delete([alias for alias in aliases if but is None or alias != but.alias])
 
     async def _delete(self, aliases: Sequence[str]) -> None:
+        """Tries each alias, as long as pict-rs answers.
+
+        Raises:
+            PictrsError: one could not be deleted.
+        """
         self._fault("taking-back")
+        failed = None
         for alias in aliases:
-            await self._pictrs.delete(alias)
+            try:
+                await self._pictrs.delete(alias)
+            except PictrsError as error:
+                if error.status is None:
+                    raise
+                failed = error
+        if failed is not None:
+            raise failed
 
 
 def _is_about_the_file(code: str, *, is_repeated: bool) -> bool:

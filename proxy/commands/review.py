@@ -159,11 +159,14 @@ async def _confirm(options: argparse.Namespace) -> int:
     config = load(options.config)
     identity_file = _identity(options, config)
     async with app.parts(config) as made:
-        decider = _decider(made)
+        decider, with_it = _decider(made), dict[str, str]()
 
         async def one(case_id: str) -> str:
+            if case_id in with_it:
+                return f"confirmed with {with_it[case_id]}"
             done = await decider.confirm(case_id, identity_file=identity_file, reviewer=options.reviewer)
-            return f"confirmed; it is kept, and the same file is refused from now on{_still_shown(done)}"
+            with_it.update((other.id, case_id) for other in done.with_it)
+            return f"confirmed; it is kept, and the same file is refused from now on{_elsewhere(done)}"
 
         # What is released is shown to everybody: whoever wants that back says so with --state.
         usual = _BEFORE[Act.CONFIRM] - {CaseState.RELEASED}
@@ -253,10 +256,20 @@ def _not_put_back(case: Case) -> str:
     )
 
 
-def _still_shown(done: Confirmation) -> str:
-    """Where else the same picture is, to be appended; nothing where it is nowhere."""
-    states = [f"{one.id} ({one.state.value}, by {one.decided_by})" for one in done.shown]
-    return f"; THE SAME FILE IS STILL SHOWN by {', '.join(states)}: confirm that too" if states else ""
+def _elsewhere(done: Confirmation) -> str:
+    """Where else the same picture is, or was, to be appended; nothing where it is nowhere."""
+    said = ""
+    if done.with_it:
+        ids = ", ".join(f"{one.id} ({one.state.value})" for one in done.with_it)
+        said += f"; with it what the gate had released of the same file was taken away: {ids}"
+    if done.shown:
+        states = ", ".join(f"{one.id} ({one.state.value}, by {one.decided_by})" for one in done.shown)
+        said += f"; THE SAME FILE IS STILL SHOWN by {states}: confirm that too, or purge its aliases"
+    if done.aliases is None:
+        said += "; pict-rs gave no answer to what else it has of the same file"
+    elif done.aliases:
+        said += f"; PICT-RS HAS THE SAME FILE ALSO AS {', '.join(done.aliases)}: purge that"
+    return said
 
 
 def _named(error: GateError, case_id: str) -> str:

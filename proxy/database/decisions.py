@@ -16,7 +16,7 @@ from proxy.database.engine import Database
 from proxy.database.models import Case, KnownHash, UnseenUpload
 from proxy.errors import CaseError, ConfirmedMeanwhile, StoredMeanwhile
 
-_MOST_OVERTAKEN = 100  # seen to at once
+_MOST_OVERTAKEN = 100_000  # seen to at once
 
 GATE = "gate"  # in `decided_by` and in the ledger, where no human was; no reviewer may have that name
 
@@ -106,6 +106,7 @@ def released(database: Database, case_id: str, *, by: str, stored_as: Collection
             return None
         if _is_blocked(session, case.sha256, *stored_as):
             raise ConfirmedMeanwhile(f"{case_id}: the same file has just been confirmed in another case")
+        case.stored_as = sorted({*(case.stored_as or ()), *stored_as})
         move(session, case, to, by, _facts(case))
         if actor_of(by) is Actor.REVIEWER:
             for sha256 in {case.sha256, *stored_as} - {None}:
@@ -153,12 +154,17 @@ def confirming(database: Database, case_id: str, *, by: str, stored_as: Collecti
 
 def confirmed(
     database: Database, case_id: str, *, by: str, sha256: str, stored_as: Collection[str] = ()
-) -> Case:
+) -> tuple[Case, list[Case]]:
     """A human's decision that a case is what it was held for: the same bytes are refused from now on.
+
+    What the gate has released of the same bytes by itself is confirmed with it: no human has said otherwise.
 
     Args:
         sha256: of the original; an adopted case learns it here.
         stored_as: SHA-256 of what pict-rs has made of it, where it had it, beside those of `confirming`.
+
+    Returns:
+        The case, and others of the same file that pict-rs has still and must lose now.
 
     Raises:
         StoredMeanwhile: pict-rs has it; take it away there first, then ask again.
@@ -179,7 +185,8 @@ def confirmed(
             _remember(session, case, known, "block", by)
         _refuse_what_was_released(session, case, by)
         memory.remember_picture(session, case, by=by)
-    return case
+        with_it = _confirmed_with(session, case, by)
+    return case, with_it
 
 
 def seen_since(database: Database, case_id: str, *, pdq: str | None, pdq_quality: int | None) -> None:
@@ -204,11 +211,11 @@ def standing_of(case: Case, *, period_over: bool = False, confirmed_elsewhere: b
     )
 
 
-def overtaken(database: Database) -> list[Case]:
-    """Confirmed cases of which a release that had not ended may still store something."""
-    query = select(Case).where(Case.overtaken_at.is_not(None)).order_by(Case.overtaken_at, Case.id)
+def overtaken(database: Database) -> list[tuple[str, datetime]]:
+    """Ids of confirmed cases of which a release may still store something, and since when."""
+    query = select(Case.id, Case.overtaken_at).where(Case.overtaken_at.is_not(None)).limit(_MOST_OVERTAKEN)
     with database.reading() as session:
-        return list(session.scalars(query.limit(_MOST_OVERTAKEN)))
+        return [(case_id, since) for case_id, since in session.execute(query) if since is not None]
 
 
 def not_overtaken_any_more(database: Database, case_id: str) -> None:
@@ -267,6 +274,29 @@ def _refuse_what_was_released(session: Session, case: Case, by: str) -> None:
         .where(KnownHash.verdict == "allow", KnownHash.case_id.in_(same_file))
         .values(verdict="block", case_id=case.id, added_at=case.decided_at, added_by=by)
     )
+
+
+def _confirmed_with(session: Session, case: Case, by: str) -> list[Case]:
+    """Confirms what the gate has released of the same bytes; what has expired is only taken away."""
+    query = select(Case).where(
+        *(Case.sha256 == case.sha256, Case.id != case.id, Case.decided_by == GATE),
+        Case.state.in_((CaseState.RELEASED, CaseState.EXPIRED)),
+    )
+    found = []
+    for one in session.scalars(query.order_by(Case.created_at, Case.id)).all():
+        facts = {**_facts(one), "same file as": case.id}
+        if one.state is CaseState.RELEASED:
+            move(session, one, allowed(one, Act.CONFIRM, actor_of(by)), by, facts)
+            memory.remember_picture(session, one, by=by)
+        elif any(promise.is_in_pictrs for promise in one.promises):
+            ledger.append(session, "taken from pict-rs", actor=by, case_id=one.id, facts=facts)
+        else:
+            continue
+        for known in one.stored_as or ():
+            _remember(session, case, known, "block", by)
+        one.overtaken_at = datetime.now(UTC)
+        found.append(one)
+    return found
 
 
 def _remember(session: Session, case: Case, sha256: str, verdict: str, by: str) -> None:

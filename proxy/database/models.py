@@ -76,8 +76,8 @@ class Case(Base):
         gate_reads: whether its sealed file is also for the gate's own key, as that of a deferred case is
             until somebody has looked.
         stored_as: SHA-256 of what pict-rs has made of it, as far as it was asked; None where it was not.
-        overtaken_at: when it was confirmed while a release of it had not ended; None where there was none, or
-            nothing of it can come to pict-rs any more.
+        overtaken_at: since when pict-rs may have nothing of it although a release may bring it there: when
+            it was confirmed, or another case of the same file; None where nothing can come any more.
         leased_until, leased_by: until when which gate has a deferred case to itself; None where none has.
         again_at, tries: when a deferred case is to be looked at again, and how often that was in vain.
         promises: the aliases that were promised for it, in their order.
