@@ -6,13 +6,13 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 
 from proxy.cases.life import CaseState
 from proxy.database import ledger
 from proxy.database.engine import Database, violated
-from proxy.database.models import Case
+from proxy.database.models import Case, KnownHash
 from proxy.errors import AliasTaken, CaseError
 
 _SHOWN = frozenset({CaseState.RELEASING, CaseState.RELEASED, CaseState.EXPIRED})
@@ -95,7 +95,7 @@ def under_release(database: Database, *, since: datetime) -> list[Case]:
 
 
 def released_files(database: Database, sha256: Collection[str]) -> list[Case]:
-    """The cases of released files with exactly these bytes, expired ones too.
+    """The cases of released files with exactly these bytes, as uploaded or as stored; expired ones too.
 
     Args:
         sha256: of files that pass because a human has released them; an expired case of one was released.
@@ -103,6 +103,8 @@ def released_files(database: Database, sha256: Collection[str]) -> list[Case]:
     if not sha256:
         return []
     states = (CaseState.RELEASED, CaseState.EXPIRED)
-    query = select(Case).where(Case.sha256.in_(sha256), Case.state.in_(states))
+    allowed = select(KnownHash.case_id).where(KnownHash.sha256.in_(sha256), KnownHash.verdict == "allow")
+    is_of_it = or_(Case.sha256.in_(sha256), Case.id.in_(allowed))
+    query = select(Case).where(is_of_it, Case.state.in_(states))
     with database.reading() as session:
         return list(session.scalars(query))
