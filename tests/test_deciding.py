@@ -8,11 +8,12 @@ import pytest
 
 from proxy.cases.deciding import Decider
 from proxy.cases.life import RELEASE_S, CaseState
-from proxy.database import Case, Database, cases, decisions, retention
+from proxy.database import Case, Database, cases, decisions, promising, retention
 from proxy.database.retention import Periods
 from proxy.errors import CaseError, PictrsError
+from tests.looker import sha256
 from tests.store import STORED, Killed, Store, dying_at
-from tests.test_backlog_races import a_case, leased, released_by_the_gate
+from tests.test_backlog_races import FILE, a_case, leased, released_by_the_gate
 from tests.test_same_file import A, confirmed, verdict
 
 PERIODS = Periods(released=timedelta(days=7), confirmed=timedelta(days=365))
@@ -82,3 +83,22 @@ async def test_what_cannot_be_taken_back_keeps_nothing_else_from_being_taken_bac
     with pytest.raises(PictrsError):
         await decider(database, pictrs).take_back_overtaken()
     assert set(pictrs.stored) == pictrs.stuck
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+async def test_what_an_earlier_attempt_s_import_brings_after_the_confirmation_is_taken_away(
+    database: Database, has_ended: bool
+) -> None:
+    cases.add(database, a_case("a.png"), facts={})
+    pictrs = Store()
+    if has_ended:
+        released_by_the_gate(database, leased(database))  # by a second attempt
+    else:
+        decisions.releasing(database, A, by=decisions.GATE, sha256=sha256(FILE))
+        (promise,) = promising.to_store(database, A)
+        assert promising.storing(database, promise)  # and no answer came
+        await decider(database, pictrs).take_back_unaided(A, "tries in vain")
+    await confirmed(database, pictrs, A)
+    pictrs.stored["a.png"] = STORED
+    await decider(database, pictrs).take_back_overtaken()
+    assert pictrs.stored == {}

@@ -177,7 +177,8 @@ def confirmed(
         if any(promise.stored_at for promise in case.promises):
             raise StoredMeanwhile(f"{case_id}: has just been stored in pict-rs; try again")
         case.sha256 = sha256
-        if case.state is CaseState.RELEASING:
+        # However long ago it was: an import that nobody heard of any more may end at any later moment.
+        if case.state is CaseState.RELEASING or any(promise.sent_at for promise in case.promises):
             case.overtaken_at = datetime.now(UTC)
         move(session, case, to, by, _facts(case))
         unseen = {upload.sha256 for upload in _passed_unseen(session, case)}

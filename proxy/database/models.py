@@ -145,6 +145,7 @@ class Promise(Base):
         delete_token, details: as the uploader was told them.
         arguments: the upload's own query, (key, value) pairs, for the import at the release.
         upload_id: under which a backgrounded upload can still be claimed; None otherwise.
+        sent_at: when a release was last about to send it to pict-rs; None where none ever was.
         stored_at: when a release has stored it in pict-rs; None before.
         stored_token: pict-rs's own delete token, where the release was told it.
         removed_at: when somebody deleted the alias; None while it stands.
@@ -162,6 +163,7 @@ class Promise(Base):
     details: Mapped[dict[str, Any]]
     arguments: Mapped[list[Any]]
     upload_id: Mapped[str | None] = mapped_column(String(36), unique=True)
+    sent_at: Mapped[datetime | None]
     stored_at: Mapped[datetime | None]
     stored_token: Mapped[str | None] = mapped_column(String(36))
     removed_at: Mapped[datetime | None]

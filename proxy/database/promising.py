@@ -83,6 +83,8 @@ def storing(database: Database, promise: Promise) -> bool:
         if kept.case.state is not CaseState.RELEASING:
             raise CaseError(f"{kept.case_id}: is {kept.case.state} by {kept.case.decided_by}")
         kept.case.decided_at = datetime.now(UTC)
+        if kept.removed_at is None:
+            kept.sent_at = datetime.now(UTC)
         return kept.removed_at is None
 
 
