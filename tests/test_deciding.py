@@ -8,6 +8,7 @@ import pytest
 
 from proxy.cases.deciding import Decider
 from proxy.cases.life import RELEASE_S, CaseState
+from proxy.cases.sealing import Opened
 from proxy.database import Case, Database, cases, decisions, promising, retention
 from proxy.database.retention import Periods
 from proxy.errors import CaseError, PictrsError
@@ -102,3 +103,53 @@ async def test_what_an_earlier_attempt_s_import_brings_after_the_confirmation_is
     pictrs.stored["a.png"] = STORED
     await decider(database, pictrs).take_back_overtaken()
     assert pictrs.stored == {}
+
+
+async def release(database: Database, pictrs: Store, dies_at: str = "") -> Case:
+    """Ann's of case A, as far as it gets."""
+    case, is_repeated = decisions.releasing(database, A, by="ann", sha256=sha256(FILE))
+    opened = Opened({"sha256": sha256(FILE)}, FILE)
+    return await decider(database, pictrs, dies_at)._stored(case, opened, "ann", is_repeated=is_repeated)
+
+
+@pytest.mark.parametrize("dies_at", ["release-refused", "release-taken-back", ""])
+async def test_somebody_else_s_picture_under_its_alias_is_never_taken_for_the_case_s_own(
+    database: Database, dies_at: str
+) -> None:
+    cases.add(database, a_case("b.png", "a.png", state=CaseState.PENDING, gate_reads=False), facts={})
+    pictrs = Store({"a.png": "cc" * 32})
+    with pytest.raises(Killed if dies_at else PictrsError):
+        await release(database, pictrs, dies_at)
+    with pytest.raises(PictrsError, match="another picture"):
+        await release(database, pictrs)
+    assert cases.get(database, A).state is CaseState.PENDING
+    assert pictrs.stored == {"a.png": "cc" * 32} and verdict(database, "cc" * 32) is None
+    await confirmed(database, pictrs, A)
+    await decider(database, pictrs).take_back_overtaken()
+    assert pictrs.stored == {"a.png": "cc" * 32} and verdict(database, "cc" * 32) is None
+
+
+async def test_an_alias_that_is_free_again_is_the_case_s_own_from_then_on(database: Database) -> None:
+    cases.add(database, a_case("a.png", state=CaseState.PENDING, gate_reads=False), facts={})
+    pictrs = Store({"a.png": "cc" * 32})
+    with pytest.raises(PictrsError):
+        await release(database, pictrs)
+    pictrs.stored.clear()
+    with pytest.raises(Killed):
+        await release(database, pictrs, "imported")
+    assert (await release(database, pictrs)).state is CaseState.RELEASED
+    assert pictrs.stored == {"a.png": STORED}
+
+
+def test_of_two_attempts_the_slower_one_does_not_take_the_quicker_one_s_picture_for_somebody_else_s(
+    database: Database,
+) -> None:
+    cases.add(database, a_case("a.png", state=CaseState.PENDING), facts={})
+    decisions.releasing(database, A, by="ann", sha256=sha256(FILE))
+    (promise,) = promising.to_store(database, A)
+    first, second = promising.storing(database, promise), promising.storing(database, promise)
+    assert first is not None and second is not None
+    assert (first.is_again, second.is_again) == (False, True)
+    promising.taken(database, promise, first)
+    promising.taken(database, promise, second)
+    assert promising.not_stored(database, A) == ["a.png"]

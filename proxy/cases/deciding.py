@@ -282,10 +282,19 @@ class Decider:
         """Imports the original under every alias until there is none left, and ends the release."""
         while True:
             for promise in await self._database.run(promising.to_store, case.id):
-                if not await self._database.run(promising.storing, promise):
+                if promise.is_foreign and await self._pictrs.has(promise.alias):
+                    taken = PictrsError(
+                        "pict-rs has another picture under its alias", status=400, code="duplicate-alias"
+                    )
+                    await self._refused(case, reviewer, taken, None)
+                    raise taken
+                sending = await self._database.run(promising.storing, promise)
+                if sending is None:
                     continue
                 self._fault("importing")
-                token = await self._import(case, promise, opened, reviewer, is_repeated=is_repeated)
+                token = await self._import(
+                    case, promise, opened, reviewer, sending, is_repeated=is_repeated and sending.is_again
+                )
                 self._fault("imported")
                 is_wanted = await self._database.run(promising.stored, promise, token=token)
                 self._fault("import-noted")
@@ -304,25 +313,34 @@ class Decider:
         return {one for one in found if one is not None}
 
     async def _import(
-        self, case: Case, promise: Promise, opened: Opened, reviewer: str, *, is_repeated: bool
+        self,
+        case: Case,
+        promise: Promise,
+        opened: Opened,
+        reviewer: str,
+        sending: promising.Sending,
+        *,
+        is_repeated: bool,
     ) -> str | None:
-        """Stores the original; returns pict-rs's delete token, or None where it was stored before."""
+        """Stores the original; returns pict-rs's delete token, or None where it was stored before.
+
+        Args:
+            is_repeated: whether an earlier attempt may have stored it under this very alias.
+        """
         file = OutgoingFile(promise.alias, case.content_type or "application/octet-stream", opened.original)
         try:
             entry = await self._pictrs.import_file(file, [(key, value) for key, value in promise.arguments])
         except PictrsError as error:
+            is_taken = error.code == "duplicate-alias"
             # The alias is the gate's to give: whoever has it stored got it from an earlier attempt.
-            if is_repeated and error.code == "duplicate-alias" and await self._pictrs.has(promise.alias):
+            if is_repeated and is_taken and await self._pictrs.has(promise.alias):
                 return None
             if error.code is not None and (
                 reviewer != decisions.GATE or _is_about_the_file(error.code, is_repeated=is_repeated)
             ):
-                self._fault("release-refused")
-                await self._take_back(case.id, but=promise if error.code == "duplicate-alias" else None)
-                self._fault("release-taken-back")
-                await self._database.run(
-                    decisions.not_released, case.id, by=reviewer, reason=f"{error.status} {error.code}"
-                )
+                if is_taken:
+                    await self._database.run(promising.taken, promise, sending)
+                await self._refused(case, reviewer, error, promise if is_taken else None)
                 raise
             raise PictrsError(
                 f"{case.id}: {error}; the release has not ended, so repeat it",
@@ -332,6 +350,14 @@ class Decider:
             ) from None
         token = entry.get("delete_token")
         return token if isinstance(token, str) else None
+
+    async def _refused(self, case: Case, by: str, error: PictrsError, but: Promise | None) -> None:
+        """Takes back what a release has stored of a case that pict-rs refuses; a human decides anew."""
+        self._fault("release-refused")
+        await self._take_back(case.id, but=but)
+        self._fault("release-taken-back")
+        reason = f"{error.status} {error.code}"
+        await self._database.run(decisions.not_released, case.id, by=by, reason=reason)
 
     async def _take_back(self, case_id: str, *, but: Promise | None = None) -> None:
         """Takes away from pict-rs what a release has stored; `but` is an alias of somebody else's picture."""

@@ -146,6 +146,8 @@ class Promise(Base):
         arguments: the upload's own query, (key, value) pairs, for the import at the release.
         upload_id: under which a backgrounded upload can still be claimed; None otherwise.
         sent_at: when a release was last about to send it to pict-rs; None where none ever was.
+        is_foreign: whether pict-rs has refused it as taken although no release had sent it there before: what
+            it has under it is somebody else's picture, and not the gate's to delete.
         stored_at: when a release has stored it in pict-rs; None before.
         stored_token: pict-rs's own delete token, where the release was told it.
         removed_at: when somebody deleted the alias; None while it stands.
@@ -164,6 +166,7 @@ class Promise(Base):
     arguments: Mapped[list[Any]]
     upload_id: Mapped[str | None] = mapped_column(String(36), unique=True)
     sent_at: Mapped[datetime | None]
+    is_foreign: Mapped[bool] = mapped_column(default=False, server_default=false())
     stored_at: Mapped[datetime | None]
     stored_token: Mapped[str | None] = mapped_column(String(36))
     removed_at: Mapped[datetime | None]

@@ -43,6 +43,9 @@ def upgrade() -> None:
         "promises", sa.Column("token_lost", sa.Boolean(), nullable=False, server_default=sa.false())
     )
     op.add_column("promises", sa.Column("sent_at", UtcDateTime(timezone=True), nullable=True))
+    op.add_column(
+        "promises", sa.Column("is_foreign", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
     op.add_column("cases", sa.Column("stored_as", sa.JSON(), nullable=True))
     op.create_table(
         "backfill_versions",
