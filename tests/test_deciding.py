@@ -153,3 +153,19 @@ def test_of_two_attempts_the_slower_one_does_not_take_the_quicker_one_s_picture_
     promising.taken(database, promise, first)
     promising.taken(database, promise, second)
     assert promising.not_stored(database, A) == ["a.png"]
+
+
+def test_the_gate_does_not_end_a_release_that_a_reviewer_has_begun_anew(database: Database) -> None:
+    cases.add(database, a_case("a.png"), facts={})
+    decisions.releasing(database, A, by=decisions.GATE, sha256=sha256(FILE))
+    with database.writing() as session:
+        session.get_one(Case, A).decided_at = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+    decisions.releasing(database, A, by="ann", sha256=sha256(FILE))
+    (promise,) = promising.to_store(database, A)
+    promising.storing(database, promise)
+    promising.stored(database, promise, token="t")
+    with pytest.raises(CaseError, match="is a human's to decide"):
+        decisions.released(database, A, by=decisions.GATE, stored_as=[])
+    done = decisions.released(database, A, by="ann", stored_as=[])
+    assert done is not None and done.decided_by == "ann"
+    assert verdict(database, sha256(FILE)) == "allow"

@@ -58,6 +58,7 @@ def test_nothing_else_is_allowed() -> None:
     ("act", "actor", "standing"),
     [
         (Act.BEGIN_RELEASE, Actor.GATE, Standing(G)),  # a human's, which did not end
+        (Act.END_RELEASE, Actor.GATE, Standing(G)),
         (Act.BEGIN_RELEASE, Actor.REVIEWER, Standing(G, by_gate=True, may_be_under_way=True)),
         (Act.CONFIRM, Actor.REVIEWER, Standing(G, may_be_under_way=True)),
         (Act.CONFIRM, Actor.REVIEWER, Standing(R)),  # a human's

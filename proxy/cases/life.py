@@ -181,6 +181,8 @@ def _objection(standing: Standing, act: Act, actor: Actor) -> str | None:
                 standing.state is CaseState.RELEASING and not standing.by_gate
             ):
                 return "is a human's to decide"
+        case Act.END_RELEASE if actor is Actor.GATE and not standing.by_gate:
+            return "is a human's to decide"
         case Act.BEGIN_RELEASE if under_way and standing.by_gate:
             return "the gate is releasing it right now; look again in two minutes"
         case Act.CONFIRM if under_way:
