@@ -169,3 +169,38 @@ def test_the_gate_does_not_end_a_release_that_a_reviewer_has_begun_anew(database
     done = decisions.released(database, A, by="ann", stored_as=[])
     assert done is not None and done.decided_by == "ann"
     assert verdict(database, sha256(FILE)) == "allow"
+
+
+@pytest.mark.parametrize("dies_at", ["imported", "import-noted"])
+async def test_an_alias_that_was_deleted_while_it_was_stored_is_deleted_when_the_release_is_repeated(
+    database: Database, dies_at: str
+) -> None:
+    cases.add(database, a_case("a.png", "b.png", state=CaseState.PENDING, gate_reads=False), facts={})
+    pictrs = Store()
+
+    def deleted_meanwhile(point: str) -> None:
+        if point == "importing":
+            promising.remove(database, promising.to_store(database, A)[:1], act="alias deleted")
+        dying_at(dies_at)(point)
+
+    case, is_repeated = decisions.releasing(database, A, by="ann", sha256=sha256(FILE))
+    opened = Opened({"sha256": sha256(FILE)}, FILE)
+    dying = Decider(database, None, None, None, pictrs, deleted_meanwhile)  # type: ignore[arg-type]
+    with pytest.raises(Killed):
+        await dying._stored(case, opened, "ann", is_repeated=is_repeated)
+    assert set(pictrs.stored) == {"a.png"}
+    assert (await release(database, pictrs)).state is CaseState.RELEASED
+    assert set(pictrs.stored) == {"b.png"}
+
+
+async def test_what_pict_rs_made_of_an_attempt_that_was_cut_off_is_refused_after_a_confirmation(
+    database: Database,
+) -> None:
+    cases.add(database, a_case("a.png", state=CaseState.PENDING, gate_reads=False), facts={})
+    pictrs = Store()
+    with pytest.raises(Killed):
+        await release(database, pictrs, "imported")
+    with database.writing() as session:
+        session.get_one(Case, A).decided_at = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+    await confirmed(database, pictrs, A)
+    assert (verdict(database, STORED), pictrs.stored) == ("block", {})

@@ -280,6 +280,9 @@ class Decider:
 
     async def _store(self, case: Case, opened: Opened, reviewer: str, *, is_repeated: bool) -> Case:
         """Imports the original under every alias until there is none left, and ends the release."""
+        if is_repeated:  # an earlier attempt may have died before it could
+            for alias in await self._database.run(promising.withdrawn, case.id):
+                await self._pictrs.delete(alias)
         while True:
             for promise in await self._database.run(promising.to_store, case.id):
                 if promise.is_foreign and await self._pictrs.has(promise.alias):
@@ -309,7 +312,12 @@ class Decider:
 
     async def _stored_as(self, case: Case) -> set[str]:
         """SHA-256 of what pict-rs has made of a case's file, where it has it; it rewrites nearly all."""
-        found = [await self._pictrs.stored_sha256(one.alias) for one in case.promises if one.stored_at]
+        may_be_stored = {
+            one.alias
+            for one in case.promises
+            if one.stored_at or (case.state is CaseState.RELEASING and one.sent_at and not one.is_foreign)
+        }
+        found = [await self._pictrs.stored_sha256(alias) for alias in sorted(may_be_stored)]
         return {one for one in found if one is not None}
 
     async def _import(

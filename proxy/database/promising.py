@@ -147,6 +147,13 @@ def take_back(case: Case) -> list[str]:
     return [promise.alias for promise in case.promises if not promise.is_foreign]
 
 
+def withdrawn(database: Database, case_id: str) -> list[str]:
+    """The aliases of a case that were deleted while a release may have been storing them."""
+    with database.reading() as session:
+        promises = session.get_one(Case, case_id).promises
+        return [one.alias for one in promises if one.removed_at and one.sent_at and not one.is_foreign]
+
+
 def to_store(database: Database, case_id: str) -> list[Promise]:
     """The aliases of a case that a release has still to store in pict-rs."""
     query = select(Promise).where(
