@@ -27,6 +27,10 @@ class StoredMeanwhile(CaseError):
     """A case cannot be confirmed yet: pict-rs has been given its picture since it was taken away there."""
 
 
+class ConfirmedMeanwhile(CaseError):
+    """A release cannot end: the same file was confirmed since it was begun."""
+
+
 class AliasTaken(GateError):
     """An alias was asked for that stands for another picture already."""
 

@@ -69,6 +69,9 @@ class Stored:
     async def stored_sha256(self, alias: str) -> str | None:
         return None
 
+    async def aliases(self, alias: str) -> list[str]:
+        return [alias]
+
 
 # --- a human and the gate ---
 
@@ -86,8 +89,8 @@ async def test_what_the_gate_stores_while_a_human_confirms_it_is_taken_away_agai
 
     monkeypatch.setattr(decisions, "check", then_the_gate_is_quick)
     decider = Decider(database, None, None, None, pictrs, lambda _: None)  # type: ignore[arg-type]
-    case = await decider.confirm(a_case().id, identity_file=None, reviewer="ann")
-    assert (case.state, case.decided_by) == (CaseState.CONFIRMED, "ann")
+    done = await decider.confirm(a_case().id, identity_file=None, reviewer="ann")
+    assert (done.case.state, done.case.decided_by) == (CaseState.CONFIRMED, "ann")
     assert pictrs.deleted == ["a.png", "b.png"]
 
 

@@ -85,6 +85,9 @@ def test_a_held_jpeg_that_pict_rs_rewrites_is_released_past_the_hook(
     # and the same upload passes from now on, although the model holds what pict-rs makes of it
     assert gate.upload(content).status == 201
     assert gate.upload(content, query="resize=200").status == 201
+    # So does what somebody has saved from pict-rs, and sends again.
+    assert gate.upload(stored).status == 201
+    assert gate.upload(stored, query="resize=200").status == 201
 
 
 def test_nothing_else_passes_by_the_door_of_a_release(

@@ -29,6 +29,7 @@ ALLOWED: list[tuple[Act, Actor, CaseState, dict[str, bool], CaseState]] = [
     (Act.CONFIRM, Actor.REVIEWER, P, {}, C),
     (Act.CONFIRM, Actor.REVIEWER, G, {}, C),
     (Act.CONFIRM, Actor.REVIEWER, R, BY_GATE, C),
+    (Act.CONFIRM, Actor.REVIEWER, R, {"confirmed_elsewhere": True}, C),
     (Act.REPORT, Actor.REVIEWER, C, {}, T),
     (Act.EXPIRE, Actor.RETENTION, R, {"period_over": True}, E),
     (Act.EXPIRE, Actor.RETENTION, C, {"period_over": True}, E),
@@ -57,6 +58,7 @@ def test_nothing_else_is_allowed() -> None:
     ("act", "actor", "standing"),
     [
         (Act.BEGIN_RELEASE, Actor.GATE, Standing(G)),  # a human's, which did not end
+        (Act.END_RELEASE, Actor.GATE, Standing(G)),
         (Act.BEGIN_RELEASE, Actor.REVIEWER, Standing(G, by_gate=True, may_be_under_way=True)),
         (Act.CONFIRM, Actor.REVIEWER, Standing(G, may_be_under_way=True)),
         (Act.CONFIRM, Actor.REVIEWER, Standing(R)),  # a human's

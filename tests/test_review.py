@@ -146,6 +146,22 @@ def test_what_was_confirmed_in_one_case_is_not_released_by_another(gate: Gate, h
     assert gate.upload(hit).json()["code"] == "failed-external-validation"
 
 
+def test_a_confirmation_names_another_case_that_shows_the_same_file_which_may_then_be_confirmed(
+    gate: Gate, running_pictrs: Pictrs, hit: bytes
+) -> None:
+    first, alias = held(gate, hit)
+    second, _ = held(gate, hit)
+    gate.decide("release", first)
+    as_stored = get(running_pictrs.url, f"/image/original/{alias}").body
+    said = gate.review("confirm", second).stdout
+    assert "STILL SHOWN" in said and f"{first} (released, by test)" in said
+    assert json.loads(gate.review("show", first, "--json").stdout)["possible"]["confirm"] is None
+    assert "STILL SHOWN" not in gate.review("confirm", first).stdout
+    assert get(running_pictrs.url, f"/image/original/{alias}").status == 404
+    for content in (hit, as_stored):
+        assert gate.upload(content).json()["code"] == "failed-external-validation"
+
+
 def test_what_stands_on_a_block_list_is_not_released(new_gate: NewGate, hit: bytes) -> None:
     gate = new_gate()
     case, _ = held(gate, hit)

@@ -102,7 +102,7 @@ TABLE: tuple[Transition, ...] = (
         {_S.RELEASING},
         _S.PENDING,
         {_A.GATE, _A.REVIEWER},
-        "pict-rs has refused it",
+        "pict-rs has refused it, or the same bytes were confirmed in another case meanwhile",
         pictrs="loses what it was sent, before",
     ),
     Transition(
@@ -110,7 +110,8 @@ TABLE: tuple[Transition, ...] = (
         {_S.DEFERRED, _S.PENDING, _S.RELEASING, _S.RELEASED},
         _S.CONFIRMED,
         {_A.REVIEWER},
-        "this is it: also what the gate released by itself, but not what a reviewer released",
+        "this is it: also what the gate released by itself; what a reviewer released only where the same "
+        "bytes were confirmed in another case",
         pictrs="loses what it was sent, before",
         memory="the same bytes are refused, what looks alike is held",
     ),
@@ -142,6 +143,7 @@ class Standing:
         state: where the case stands.
         by_gate: whether it was the gate itself that released it, or is doing so.
         may_be_under_way: whether a release was begun so lately that pict-rs may still be sent something.
+        confirmed_elsewhere: whether the same bytes were confirmed in another case.
         legal_hold: whether it must not expire, whatever its period says.
         period_over: whether the period of its state has passed.
     """
@@ -149,6 +151,7 @@ class Standing:
     state: CaseState
     by_gate: bool = False
     may_be_under_way: bool = False
+    confirmed_elsewhere: bool = False
     legal_hold: bool = False
     period_over: bool = False
 
@@ -178,11 +181,15 @@ def _objection(standing: Standing, act: Act, actor: Actor) -> str | None:
                 standing.state is CaseState.RELEASING and not standing.by_gate
             ):
                 return "is a human's to decide"
+        case Act.END_RELEASE if actor is Actor.GATE and not standing.by_gate:
+            return "is a human's to decide"
         case Act.BEGIN_RELEASE if under_way and standing.by_gate:
             return "the gate is releasing it right now; look again in two minutes"
         case Act.CONFIRM if under_way:
             return "a release of it is under way; look again in two minutes"
-        case Act.CONFIRM if standing.state is CaseState.RELEASED and not standing.by_gate:
+        case Act.CONFIRM if standing.state is CaseState.RELEASED and not (
+            standing.by_gate or standing.confirmed_elsewhere
+        ):
             return "is released already"
         case Act.EXPIRE if standing.legal_hold:
             return "is under legal hold"

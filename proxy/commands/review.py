@@ -12,14 +12,14 @@ from pathlib import Path
 from rich.console import Console
 
 from proxy import app
-from proxy.cases.deciding import Decider
+from proxy.cases.deciding import Confirmation, Decider
 from proxy.cases.life import TABLE, Act, CaseState
 from proxy.cases.opening import check_new, open_case, save
 from proxy.cases.sealing import Opened, read_identities
 from proxy.commands import Commands, Shared
 from proxy.commands.choosing import agreed, choose, filter_of, filters, several, words
 from proxy.config import Config, load
-from proxy.database import Case, cases, ledger, listing, notes
+from proxy.database import Case, cases, decisions, ledger, listing, notes
 from proxy.errors import CaseError, GateError, PictrsError, SealingError
 from proxy.review import terminal
 
@@ -115,6 +115,7 @@ async def _show(options: argparse.Namespace) -> None:
             await made.database.run(ledger.entries, case_id=case.id),
             None if opened is None else opened.facts,
             trouble,
+            await made.database.run(decisions.is_confirmed, case),
         )
     terminal.print_case(Console(), shown, as_json=options.json)
     if options.save_to is not None:
@@ -158,11 +159,14 @@ async def _confirm(options: argparse.Namespace) -> int:
     config = load(options.config)
     identity_file = _identity(options, config)
     async with app.parts(config) as made:
-        decider = _decider(made)
+        decider, with_it = _decider(made), dict[str, str]()
 
         async def one(case_id: str) -> str:
-            await decider.confirm(case_id, identity_file=identity_file, reviewer=options.reviewer)
-            return "confirmed; it is kept, and the same file is refused from now on"
+            if case_id in with_it:
+                return f"confirmed with {with_it[case_id]}"
+            done = await decider.confirm(case_id, identity_file=identity_file, reviewer=options.reviewer)
+            with_it.update((other.id, case_id) for other in done.with_it)
+            return f"confirmed; it is kept, and the same file is refused from now on{_elsewhere(done)}"
 
         # What is released is shown to everybody: whoever wants that back says so with --state.
         usual = _BEFORE[Act.CONFIRM] - {CaseState.RELEASED}
@@ -250,6 +254,22 @@ def _not_put_back(case: Case) -> str:
         f"; what cannot be put back: the delete tokens that pict-rs had given out for {', '.join(lost)} "
         "(it tells them to nobody; an admin can still purge), and when it was stored"
     )
+
+
+def _elsewhere(done: Confirmation) -> str:
+    """Where else the same picture is, or was, to be appended; nothing where it is nowhere."""
+    said = ""
+    if done.with_it:
+        ids = ", ".join(f"{one.id} ({one.state.value})" for one in done.with_it)
+        said += f"; with it what the gate had released of the same file was taken away: {ids}"
+    if done.shown:
+        states = ", ".join(f"{one.id} ({one.state.value}, by {one.decided_by})" for one in done.shown)
+        said += f"; THE SAME FILE IS STILL SHOWN by {states}: confirm that too, or purge its aliases"
+    if done.aliases is None:
+        said += "; pict-rs gave no answer to what else it has of the same file"
+    elif done.aliases:
+        said += f"; PICT-RS HAS THE SAME FILE ALSO AS {', '.join(done.aliases)}: purge that"
+    return said
 
 
 def _named(error: GateError, case_id: str) -> str:

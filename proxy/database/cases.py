@@ -6,14 +6,16 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 
 from proxy.cases.life import CaseState
 from proxy.database import ledger
 from proxy.database.engine import Database, violated
-from proxy.database.models import Case
+from proxy.database.models import Case, KnownHash
 from proxy.errors import AliasTaken, CaseError
+
+_SHOWN = frozenset({CaseState.RELEASING, CaseState.RELEASED, CaseState.EXPIRED})
 
 
 def add(database: Database, case: Case, *, facts: dict[str, Any]) -> None:
@@ -72,6 +74,19 @@ def of_file(database: Database, sha256: str) -> Case | None:
         return session.scalars(query).first()
 
 
+def same_file(database: Database, case: Case) -> list[Case]:
+    """The other cases of the same bytes that pict-rs shows, or is being sent; the oldest first."""
+    query = select(Case).where(Case.sha256 == case.sha256, Case.id != case.id, Case.state.in_(_SHOWN))
+    with database.reading() as session:
+        found = session.scalars(query.order_by(Case.created_at, Case.id))
+        return [
+            one
+            for one in found
+            if one.state is CaseState.RELEASING
+            or any(promise.is_in_pictrs and promise.removed_at is None for promise in one.promises)
+        ]
+
+
 def under_release(database: Database, *, since: datetime) -> list[Case]:
     """Cases whose release was begun after `since` and has not ended."""
     query = select(Case).where(Case.state == CaseState.RELEASING, Case.decided_at > since)
@@ -80,7 +95,7 @@ def under_release(database: Database, *, since: datetime) -> list[Case]:
 
 
 def released_files(database: Database, sha256: Collection[str]) -> list[Case]:
-    """The cases of released files with exactly these bytes, expired ones too.
+    """The cases of released files with exactly these bytes, as uploaded or as stored; expired ones too.
 
     Args:
         sha256: of files that pass because a human has released them; an expired case of one was released.
@@ -88,6 +103,8 @@ def released_files(database: Database, sha256: Collection[str]) -> list[Case]:
     if not sha256:
         return []
     states = (CaseState.RELEASED, CaseState.EXPIRED)
-    query = select(Case).where(Case.sha256.in_(sha256), Case.state.in_(states))
+    allowed = select(KnownHash.case_id).where(KnownHash.sha256.in_(sha256), KnownHash.verdict == "allow")
+    is_of_it = or_(Case.sha256.in_(sha256), Case.id.in_(allowed))
+    query = select(Case).where(is_of_it, Case.state.in_(states))
     with database.reading() as session:
         return list(session.scalars(query))

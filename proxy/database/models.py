@@ -75,8 +75,9 @@ class Case(Base):
         sealed_to: for whom its file is sealed (`proxy.cases.recipients.digest`); None where nobody noted it.
         gate_reads: whether its sealed file is also for the gate's own key, as that of a deferred case is
             until somebody has looked.
-        overtaken_at: when it was confirmed while a release of it had not ended; None where there was none, or
-            nothing of it can come to pict-rs any more.
+        stored_as: SHA-256 of what pict-rs has made of it, as far as it was asked; None where it was not.
+        overtaken_at: since when pict-rs may have nothing of it although a release may bring it there: when
+            it was confirmed, or another case of the same file; None where nothing can come any more.
         leased_until, leased_by: until when which gate has a deferred case to itself; None where none has.
         again_at, tries: when a deferred case is to be looked at again, and how often that was in vain.
         promises: the aliases that were promised for it, in their order.
@@ -127,6 +128,7 @@ class Case(Base):
     gate_reads: Mapped[bool] = mapped_column(default=False, server_default=false(), index=True)
     leased_until: Mapped[datetime | None]
     leased_by: Mapped[str | None] = mapped_column(String(200))
+    stored_as: Mapped[list[Any] | None]
     overtaken_at: Mapped[datetime | None]
     again_at: Mapped[datetime | None]
     tries: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -143,6 +145,9 @@ class Promise(Base):
         delete_token, details: as the uploader was told them.
         arguments: the upload's own query, (key, value) pairs, for the import at the release.
         upload_id: under which a backgrounded upload can still be claimed; None otherwise.
+        sent_at: when a release was last about to send it to pict-rs; None where none ever was.
+        is_foreign: whether pict-rs has refused it as taken although no release had sent it there before: what
+            it has under it is somebody else's picture, and not the gate's to delete.
         stored_at: when a release has stored it in pict-rs; None before.
         stored_token: pict-rs's own delete token, where the release was told it.
         removed_at: when somebody deleted the alias; None while it stands.
@@ -160,6 +165,8 @@ class Promise(Base):
     details: Mapped[dict[str, Any]]
     arguments: Mapped[list[Any]]
     upload_id: Mapped[str | None] = mapped_column(String(36), unique=True)
+    sent_at: Mapped[datetime | None]
+    is_foreign: Mapped[bool] = mapped_column(default=False, server_default=false())
     stored_at: Mapped[datetime | None]
     stored_token: Mapped[str | None] = mapped_column(String(36))
     removed_at: Mapped[datetime | None]

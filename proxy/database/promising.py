@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import select
@@ -66,14 +67,33 @@ def remove(database: Database, promises: Collection[Promise], *, act: str) -> li
                 facts = {"alias": promise.alias}
                 ledger.append(session, act, actor="client", case_id=promise.case_id, facts=facts)
         in_pictrs = (CaseState.RELEASING, CaseState.RELEASED)
-        return [promise.alias for promise in kept if promise.stored_at or promise.case.state in in_pictrs]
+        return [
+            promise.alias
+            for promise in kept
+            if (promise.stored_at or promise.case.state in in_pictrs) and not promise.is_foreign
+        ]
 
 
-def storing(database: Database, promise: Promise) -> bool:
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """An attempt to store one alias.
+
+    Attributes:
+        at: when it was noted; two attempts differ in it.
+        is_again: whether an earlier attempt may have stored it already.
+    """
+
+    at: datetime
+    is_again: bool
+
+
+def storing(database: Database, promise: Promise) -> Sending | None:
     """A release is about to store one alias: it is still under way.
 
+    To be asked of one that is somebody else's only where pict-rs does not have it any more.
+
     Returns:
-        False where the alias was deleted meanwhile.
+        None where the alias was deleted meanwhile.
 
     Raises:
         CaseError: the release is not under way any more.
@@ -83,7 +103,19 @@ def storing(database: Database, promise: Promise) -> bool:
         if kept.case.state is not CaseState.RELEASING:
             raise CaseError(f"{kept.case_id}: is {kept.case.state} by {kept.case.decided_by}")
         kept.case.decided_at = datetime.now(UTC)
-        return kept.removed_at is None
+        if kept.removed_at is not None:
+            return None
+        sending = Sending(datetime.now(UTC), kept.sent_at is not None and not kept.is_foreign)
+        kept.sent_at, kept.is_foreign = sending.at, False
+    return sending
+
+
+def taken(database: Database, promise: Promise, sending: Sending) -> None:
+    """pict-rs has refused one alias as taken. It is somebody else's, unless another attempt was quicker."""
+    with database.writing() as session:
+        kept = session.get_one(Promise, promise.number)
+        if not sending.is_again and kept.sent_at == sending.at and kept.stored_at is None:
+            kept.is_foreign = True
 
 
 def stored(database: Database, promise: Promise, *, token: str | None) -> bool:
@@ -97,18 +129,29 @@ def stored(database: Database, promise: Promise, *, token: str | None) -> bool:
     """
     with database.writing() as session:
         kept = session.get_one(Promise, promise.number)
-        kept.stored_at = datetime.now(UTC)
+        kept.stored_at, kept.is_foreign = datetime.now(UTC), False
         kept.stored_token = token or kept.stored_token
         return kept.removed_at is None
 
 
 def not_stored(database: Database, case_id: str) -> list[str]:
-    """Whatever a release has stored is about to be taken back; the aliases that pict-rs may have."""
+    """Whatever a release has stored is about to be taken back; the aliases that pict-rs may have of it."""
     with database.writing() as session:
-        case = session.get_one(Case, case_id)
-        for promise in case.promises:
-            promise.stored_at = promise.stored_token = None
-        return [promise.alias for promise in case.promises]
+        return take_back(session.get_one(Case, case_id))
+
+
+def take_back(case: Case) -> list[str]:
+    """What `not_stored` does, in a transaction of the caller's."""
+    for promise in case.promises:
+        promise.stored_at = promise.stored_token = None
+    return [promise.alias for promise in case.promises if not promise.is_foreign]
+
+
+def withdrawn(database: Database, case_id: str) -> list[str]:
+    """The aliases of a case that were deleted while a release may have been storing them."""
+    with database.reading() as session:
+        promises = session.get_one(Case, case_id).promises
+        return [one.alias for one in promises if one.removed_at and one.sent_at and not one.is_foreign]
 
 
 def to_store(database: Database, case_id: str) -> list[Promise]:

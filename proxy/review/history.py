@@ -15,12 +15,12 @@ _COMMANDS = {Act.BEGIN_RELEASE: "release", Act.CONFIRM: "confirm", Act.REPORT: "
 _SHOWN = frozenset({"sha256", "signals", "ensemble", "ensemble_version", "verdict", "reason", "aliases"})
 
 
-def possible(case: Case) -> dict[str, str | None]:
+def possible(case: Case, *, confirmed_elsewhere: bool) -> dict[str, str | None]:
     """Which decisions a reviewer may make now: for each command None, or why not."""
     found: dict[str, str | None] = {}
     for act, command in _COMMANDS.items():
         try:
-            allowed(case, act, Actor.REVIEWER)
+            allowed(case, act, Actor.REVIEWER, confirmed_elsewhere=confirmed_elsewhere)
             found[command] = None
         except CaseError as error:
             found[command] = str(error).removeprefix(f"{case.id}: ")

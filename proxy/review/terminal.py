@@ -78,6 +78,7 @@ class Shown:
         entries: the ledger's about it, in their order.
         sealed: the facts of the sealed file; None without a key.
         sealed_trouble: why they are not shown although a key is there.
+        confirmed_elsewhere: whether the same bytes were confirmed.
     """
 
     case: Case
@@ -85,6 +86,7 @@ class Shown:
     entries: Sequence[LedgerEntry] = ()
     sealed: Mapping[str, Any] | None = None
     sealed_trouble: str | None = None
+    confirmed_elsewhere: bool = False
 
 
 def print_list(console: Console, cases: Sequence[Case], *, as_json: bool, more: str = "") -> None:
@@ -116,7 +118,7 @@ def print_case(console: Console, shown: Shown, *, as_json: bool) -> None:
     case = shown.case
     if as_json:
         found = facts_of(case)
-        found["possible"] = possible(case)
+        found["possible"] = possible(case, confirmed_elsewhere=shown.confirmed_elsewhere)
         found["notes"], found["history"] = notes_of(shown.notes), history_of(shown.entries)
         found["sealed"] = shown.sealed
         console.out(json.dumps(found, indent=1))
@@ -184,7 +186,7 @@ def _what_happened(shown: Shown) -> Iterator[tuple[str, str]]:
         yield "note", f"{_moment(note.at)}, {note.by}: {note.text}"
     for entry in shown.entries:
         yield "history", f"{entry.time[:19].replace('T', ' ')} UTC: {entry_in_words(entry)}"
-    for command, why_not in possible(shown.case).items():
+    for command, why_not in possible(shown.case, confirmed_elsewhere=shown.confirmed_elsewhere).items():
         yield f"may {command}", "yes" if why_not is None else f"no: {why_not}"
 
 

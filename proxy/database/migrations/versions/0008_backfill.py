@@ -1,4 +1,4 @@
-"""Backfill: options and counts of a run, and every file that was looked at."""
+"""Backfill: options and counts of a run, every file that was looked at; what pict-rs has made of a case."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -42,6 +42,11 @@ def upgrade() -> None:
     op.add_column(
         "promises", sa.Column("token_lost", sa.Boolean(), nullable=False, server_default=sa.false())
     )
+    op.add_column("promises", sa.Column("sent_at", UtcDateTime(timezone=True), nullable=True))
+    op.add_column(
+        "promises", sa.Column("is_foreign", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
+    op.add_column("cases", sa.Column("stored_as", sa.JSON(), nullable=True))
     op.create_table(
         "backfill_versions",
         sa.Column("id", sa.Integer(), nullable=False),
