@@ -65,10 +65,27 @@ def resealed(
     return True
 
 
-def forget(database: Database, case_id: str) -> None:
-    """Nobody knows any more for whom the case's file is sealed."""
-    with database.writing() as session:
-        session.get_one(Case, case_id).sealed_to = None
+def put_back(database: Database, case: Case, put: Callable[[], None]) -> bool:
+    """Undoes a swap that was cut off: until it is done again, nobody knows for whom the case is sealed.
+
+    Args:
+        case: as it was when its files were read.
+        put: puts the former file back.
+
+    Returns:
+        False where the case has changed meanwhile: nothing is put back.
+    """
+    with database.writing() as session:  # on the disk before anything is moved, should that be cut off too
+        now = session.get_one(Case, case.id, with_for_update=True)
+        if (now.sealed_to, now.gate_reads) != (case.sealed_to, case.gate_reads):
+            return False
+        now.sealed_to = None
+    with database.writing() as session:  # in which no other file takes its place
+        now = session.get_one(Case, case.id, with_for_update=True)
+        if (now.sealed_to, now.gate_reads) != (None, case.gate_reads):
+            return False
+        put()
+    return True
 
 
 def _otherwise_sealed(wanted: Wanted) -> ColumnElement[bool]:
