@@ -93,14 +93,11 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(
-    config: Config, *, gate: Sequence[pyrage.x25519.Identity] = (), database_s: float | None = None
-) -> AsyncIterator[Parts]:
+async def parts(config: Config, *, gate: Sequence[pyrage.x25519.Identity] = ()) -> AsyncIterator[Parts]:
     """Builds the parts, and gives back what they hold.
 
     Args:
         gate: the running gate's own key, for what it defers.
-        database_s: seconds for whatever the database is asked; None where nobody waits for an answer.
 
     Raises:
         ConfigError: one of them cannot work with the configuration.
@@ -114,9 +111,7 @@ async def parts(
         fault,
         with_gate=_sealer_with(gate, config) if gate else None,
     )
-    database = Database(
-        config.database.url, password=config.database.password, within_s=database_s, fault=fault
-    )
+    database = Database(config.database.url, password=config.database.password, fault=fault)
     known = KnownHashes(database, config.policy.block_lists, config.policy.near_distance)
     channels = [
         _channel(section, context)
@@ -148,7 +143,7 @@ async def serve(config: Config) -> None:
     process.give_back_large_buffers()
     gate_key = _gate_key(config)
     async with (
-        parts(config, gate=gate_key, database_s=_DATABASE_S) as made,
+        parts(config, gate=gate_key) as made,
         bookkeeping(config, made.database, made.metrics) as allows,
     ):
         await made.lookout.check()
@@ -174,6 +169,7 @@ async def serve(config: Config) -> None:
         )
         await made.database.run(note_sizes, made.quarantine)
         await quota.count()  # before anything is let in
+        made.database.answer_within(_DATABASE_S)
         noting = Noting(made.database, _sealer_with(gate_key, config), made.pictrs)
         gateway = _gateway(
             *(made, keeper, noting, placeholders, fetcher, judge, clearances, watch, uploaders)
