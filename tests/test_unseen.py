@@ -160,3 +160,16 @@ def test_facts_that_the_gate_cannot_open_any_more_go_to_the_reviewers_as_they_ar
     assert list(kept) == ["sealed"]
     opened = pyrage.decrypt(base64.b64decode(kept["sealed"]), read_identities(tmp_path / "reviewer.key"))
     assert json.loads(opened) == {"uploader": {"address": "192.0.2.1"}}
+
+
+def test_what_is_sealed_already_is_taken_away_also_where_nobody_may_look(database: Database) -> None:
+    noted(database, "a.png")
+    noted(database, "b.png")
+    now = backlog.Lease("a gate", datetime.now(UTC) + timedelta(minutes=1))
+    assert backlog.lease_unseen(database, now, looking=False) is None
+    first = leased(database)
+    unseen.held_since(database, first, case_at("a.png"), others=[], facts={})
+    backlog.give_back(database, first, again_s=None, counts=False)
+    again = backlog.lease_unseen(database, now, looking=False)
+    assert again is not None and (again.alias, again.case_id) == ("a.png", "case-1")
+    assert backlog.lease_unseen(database, now, looking=False) is None

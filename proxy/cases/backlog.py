@@ -72,8 +72,12 @@ class NotNow(Exception):
 class Queue(Protocol):
     """One kind of what waits."""
 
-    async def lease(self, lease: Lease) -> Any | None:
-        """The next one, for the caller alone; None where there is none."""
+    async def lease(self, lease: Lease, *, looking: bool) -> Any | None:
+        """The next one, for the caller alone; None where there is none.
+
+        Args:
+            looking: whether it may be one that nobody has looked at yet.
+        """
         ...
 
     async def settle(self, item: Any) -> None:
@@ -114,7 +118,7 @@ class Backlog:
             workers: for each, its queues in the order in which it asks them.
             sweeper: a queue that needs nobody to look.
             owner: a name of this gate, the same after a restart and no other gate's.
-            pause: while it says True, nothing is taken.
+            pause: while it says True, nothing is looked at; what needs no look goes on.
         """
         self._database, self._lookout, self._metrics = database, lookout, metrics
         self._workers, self._sweeper, self._owner, self._pause = workers, sweeper, owner, pause
@@ -147,8 +151,8 @@ class Backlog:
         while True:
             done: bool | None = False
             try:
-                if (self._lookout.is_hopeful or not needs_look) and not await self._pause():
-                    done = await self._next(queues)
+                if self._lookout.is_hopeful or not needs_look:
+                    done = await self._next(queues, looking=needs_look and not await self._pause())
             except Exception as error:  # noqa: BLE001 — the border: whatever it is, the backlog goes on
                 log.error("the backlog has to wait: %s", type(error).__name__)
                 done = None
@@ -162,11 +166,11 @@ class Backlog:
                 pause_s = min(self._pace.longest_pause_s, pause_s * 2) if is_alone else self._pace.idle_s
                 await asyncio.sleep(pause_s)
 
-    async def _next(self, queues: Sequence[Queue]) -> bool | None:
+    async def _next(self, queues: Sequence[Queue], *, looking: bool) -> bool | None:
         """Settles what is next; False where there is nothing, None where it has to wait."""
         for queue in queues:
             until = datetime.now(UTC) + timedelta(seconds=self._pace.lease_s)
-            item = await queue.lease(Lease(self._owner, until))
+            item = await queue.lease(Lease(self._owner, until), looking=looking)
             if item is not None:
                 return await self._settle(queue, item)
         return False

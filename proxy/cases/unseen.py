@@ -132,9 +132,9 @@ class UnseenUploads:
         self._judge, self._known, self._lookout = judge, known, lookout
         self._keeper, self._pictrs, self._fault = keeper, pictrs, fault
 
-    async def lease(self, lease: Lease) -> UnseenUpload | None:
-        """See `Queue.lease`."""
-        return await self._database.run(lease_unseen, lease)
+    async def lease(self, lease: Lease, *, looking: bool) -> UnseenUpload | None:
+        """See `Queue.lease`. What is sealed already has only to be taken away."""
+        return await self._database.run(lease_unseen, lease, looking=looking)
 
     async def settle(self, item: UnseenUpload) -> None:
         """See `Queue.settle`."""
