@@ -362,6 +362,7 @@ def _backlog(
         sweeper=resealer,
         owner=f"{socket.gethostname()} {made.config.server.listen}"[:200],
         pause=lockdown.is_on,
+        public=unseen.count_public,
     )
 
 

@@ -216,6 +216,10 @@ async def never() -> bool:
     return False
 
 
+async def none() -> int:
+    return 0
+
+
 async def worked_through(
     database: Database,
     queue: Some,
@@ -233,6 +237,7 @@ async def worked_through(
         sweeper=sweeper or Nothing(),
         owner="a gate",
         pause=pause,
+        public=none,
         pace=QUICK,
     )
     running = asyncio.create_task(made.run())

@@ -110,6 +110,19 @@ async def test_what_is_being_written_has_its_room_and_what_was_written_keeps_it(
         pass
 
 
+async def test_what_pict_rs_has_already_finds_room_when_uploads_do_not(
+    database: Database, tmp_path: Path
+) -> None:
+    stored_case(database, 1, 10 * MB - 200 * 1024)
+    quota = await quota_of(database, tmp_path)
+    with pytest.raises(NoRoom, match=r"cases\.quota_gb"), quota.place(100 * 1024, None):
+        pass
+    with quota.place(100 * 1024, None, is_public=True) as place:
+        place.written("20200101-000000-00000002", 150 * 1024)
+    with pytest.raises(NoRoom), quota.place(100 * 1024, None, is_public=True):
+        pass  # the quota is the quota
+
+
 async def test_one_uploader_has_his_share_and_takes_nobody_else_s(database: Database, tmp_path: Path) -> None:
     stored_case(database, 1, 3 * MB, "flooder")
     quota = await quota_of(database, tmp_path)

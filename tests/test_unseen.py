@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyrage
 import pytest
 
-from proxy.cases.keeping import Origin
+from proxy.cases.keeping import Keeper, Origin
 from proxy.cases.life import CaseState
+from proxy.cases.quarantine import Quarantine
+from proxy.cases.quota import Limits, Quota
 from proxy.cases.sealing import Sealer, read_identities, write_new_identity
-from proxy.cases.unseen import Noting, facts_of
+from proxy.cases.unseen import Noting, UnseenUploads, facts_of
 from proxy.database import Case, Database, Promise, UnseenUpload, backlog, cases, ledger, unseen
-from proxy.errors import CaseError, SealingError
+from proxy.errors import CaseError, NoRoom, SealingError
+from proxy.faults import nowhere
+from proxy.intake.budget import Budget
 from proxy.intake.uploads import upload_of
+from proxy.metrics import Metrics
+from proxy.policy import Decision, Verdict
 from tests import pictures
 from tests.looker import sha256
 
 FILE = pictures.png((64, 48), seed=940_000)
+MB = 1024 * 1024
 ENTRY = {"file": "a.png", "delete_token": "t"}
 
 
@@ -173,3 +181,67 @@ def test_what_is_sealed_already_is_taken_away_also_where_nobody_may_look(databas
     again = backlog.lease_unseen(database, now, looking=False)
     assert again is not None and (again.alias, again.case_id) == ("a.png", "case-1")
     assert backlog.lease_unseen(database, now, looking=False) is None
+
+
+class Having(Deleting):
+    """As much of pict-rs as holding needs: it has the file until it is deleted."""
+
+    async def original(self, alias: str, *, largest: int) -> bytes:
+        return FILE
+
+    async def aliases(self, alias: str) -> list[str]:
+        return [alias]
+
+    async def has(self, alias: str) -> bool:
+        return alias not in self.deleted
+
+
+class Confirmed:
+    """Everything is known to be what it must not be."""
+
+    async def find(self, sha256: str) -> Decision:
+        return Decision(Verdict.BLOCK, "confirmed before")
+
+
+async def test_a_hit_finds_room_when_uploads_do_not_and_until_then_it_is_counted(
+    database: Database, tmp_path: Path
+) -> None:
+    noted(database)
+    taken = case_at()
+    taken.sealed_size = 10 * MB - 250 * 1024
+    cases.add(database, taken, facts={})
+    quarantine = Quarantine(tmp_path, Sealer([write_new_identity(tmp_path / "key")]), nowhere)
+    metrics, unused, pictrs = Metrics(), cast(Any, None), Having()
+
+    async def settled(quota: int) -> tuple[int, int]:
+        """How many are public then, and how often pict-rs was told to delete it."""
+        room = Quota(database, tmp_path, Limits(quota, quota, 0), metrics)
+        await room.count()
+        keeper = Keeper(database, quarantine, room, metrics, nowhere)
+        queue = UnseenUploads(
+            database=database,
+            identities=[],
+            memory=Budget(10 * MB),
+            largest_bytes=MB,
+            judge=unused,
+            known=cast(Any, Confirmed()),
+            lookout=unused,
+            keeper=keeper,
+            pictrs=cast(Any, pictrs),
+            fault=nowhere,
+        )
+        item = leased(database)
+        try:
+            upload = upload_of(FILE, sha256(FILE), file_name="", declared_type=None)
+            held = Decision(Verdict.HOLD, "a rule")
+            with pytest.raises(NoRoom):  # uploads have none either way
+                await keeper.keep(upload, held, None, Origin("", [], {}), None)
+            with suppress(NoRoom):
+                await queue.settle(item)
+            return await queue.count_public(), len(pictrs.deleted)
+        finally:
+            keeper.close()
+            backlog.give_back(database, item, again_s=None, counts=False)
+
+    assert await settled(5 * MB) == (1, 0)
+    assert await settled(10 * MB) == (0, 1)

@@ -111,6 +111,7 @@ class Backlog:
         sweeper: Queue,
         owner: str,
         pause: Callable[[], Awaitable[bool]],
+        public: Callable[[], Awaitable[int]],
         pace: Pace | None = None,
     ) -> None:
         """
@@ -119,9 +120,11 @@ class Backlog:
             sweeper: a queue that needs nobody to look.
             owner: a name of this gate, the same after a restart and no other gate's.
             pause: while it says True, nothing is looked at; what needs no look goes on.
+            public: how many hits are to be seen by everybody still, for the metrics.
         """
         self._database, self._lookout, self._metrics = database, lookout, metrics
         self._workers, self._sweeper, self._owner, self._pause = workers, sweeper, owner, pause
+        self._public = public
         self._pace = pace or Pace()
         # What others had achieved when something was last tried in vain. Lost at a restart, it costs a try.
         self._progress: dict[tuple[str | int, str], int] = {}
@@ -235,6 +238,7 @@ class Backlog:
                 since = min(filter(None, (waiting.since, waiting.unseen_since)), default=None)
                 waits_s = (datetime.now(UTC) - since).total_seconds() if since else 0
                 self._metrics.backlog_oldest_seconds.set(waits_s)
+                self._metrics.public_hits.set(await self._public())
             except Exception as error:  # noqa: BLE001 — the border
                 log.error("the backlog cannot be counted: %s", type(error).__name__)
             await asyncio.sleep(self._pace.idle_s * 5)

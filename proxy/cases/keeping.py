@@ -155,7 +155,7 @@ class Keeper:
             self._seal(case, {**known, **facts}, upload)
             record(case, _noted(known))
 
-        await self._in_room(case, upload, work)
+        await self._in_room(case, upload, work, is_public=True)
         return case.id
 
     def _case(
@@ -185,9 +185,11 @@ class Keeper:
         )
         return case, facts
 
-    async def _in_room(self, case: Case, upload: Upload, work: Callable[[], T]) -> T:
+    async def _in_room(
+        self, case: Case, upload: Upload, work: Callable[[], T], *, is_public: bool = False
+    ) -> T:
         """Does `work`, which seals a case, where there is room for it."""
-        with self._quota.place(len(upload.content), case.uploader) as place:
+        with self._quota.place(len(upload.content), case.uploader, is_public=is_public) as place:
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
             except SealingError as error:

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 30.0
 _PICTRS_S = 30.0  # after which pict-rs is asked again
+_MOST_COUNTED = 10_000
 _GONE_S, _GLANCE_S = 10.0, 0.2  # pict-rs answers a deletion before it has done it
 
 
@@ -131,6 +132,17 @@ class UnseenUploads:
         self._memory, self._largest_bytes = memory, largest_bytes
         self._judge, self._known, self._lookout = judge, known, lookout
         self._keeper, self._pictrs, self._fault = keeper, pictrs, fault
+        self._hits: set[int] = set()  # that could perhaps not be sealed yet; for the metrics alone
+
+    async def count_public(self) -> int:
+        """How many are known to be hits, and pict-rs has them still.
+
+        Raises:
+            SQLAlchemyError: the database cannot be asked.
+        """
+        found = await self._database.run(rows.still_public, set(self._hits))
+        self._hits &= found
+        return len(found)
 
     async def lease(self, lease: Lease, *, looking: bool) -> UnseenUpload | None:
         """See `Queue.lease`. What is sealed already has only to be taken away."""
@@ -188,6 +200,8 @@ class UnseenUploads:
         if decision.verdict is Verdict.ALLOW:
             await self._database.run(rows.seen_since, item, reason=decision.reason)
             return False
+        if len(self._hits) < _MOST_COUNTED:
+            self._hits.add(item.number)
         await self._hold(item, upload, look, decision)
         return True
 

@@ -99,7 +99,7 @@ def lease_unseen(database: Database, lease: Lease, *, looking: bool = True) -> U
     Args:
         looking: whether it may be one that nobody has looked at; else only one that is sealed already.
     """
-    which = UnseenUpload.done_at.is_(None)
+    which: ColumnElement[bool] = UnseenUpload.done_at.is_(None)
     if not looking:
         which = and_(which, UnseenUpload.case_id.is_not(None))
     return _leased(database, UnseenUpload, which, (UnseenUpload.number,), lease)
