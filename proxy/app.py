@@ -47,6 +47,7 @@ from proxy.internal.server import HookSettings, Internal
 from proxy.judging import Judge
 from proxy.known_hashes import KnownHashes
 from proxy.ledger.bookkeeping import bookkeeping
+from proxy.ledger.signing import read_signer
 from proxy.listener import Listener
 from proxy.lockdown import Lockdowns
 from proxy.metrics import Metrics
@@ -360,7 +361,7 @@ def _backlog(
         # already, the other one with what nobody sees yet.
         workers=[[unseen, deferred], [deferred, unseen]],
         sweeper=resealer,
-        owner=f"{socket.gethostname()} {made.config.server.listen}"[:200],
+        owner=owner_of(made.config),
         pause=lockdown.is_on,
         public=unseen.count_public,
     )
@@ -414,6 +415,16 @@ def policy_of(config: Config) -> Policy:
         on_undecodable=Verdict(config.policy.on_undecodable),
         near_verdict=Verdict(config.policy.near_verdict),
     )
+
+
+def owner_of(config: Config) -> str:
+    """A name of this gate, the same after a restart. Hosts may have one name, so it has its ledger key's too.
+
+    Raises:
+        OSError, ConfigError: there is no such key.
+    """
+    key = read_signer(config.ledger.key_file).key
+    return f"{key[:16]} {socket.gethostname()} {config.server.listen}"[:200]
 
 
 def limits_of(config: Config) -> Limits:

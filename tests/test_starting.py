@@ -26,6 +26,7 @@ from proxy.config import load
 from proxy.database import Case, CaseState, Database, cases, ledger, room, sqlite
 from proxy.errors import ConfigError
 from proxy.known_hashes import KnownHashes
+from proxy.ledger.signing import signer
 from proxy.look_alikes import LookAlikes
 from proxy.policy import Verdict
 from tests.client import get
@@ -176,6 +177,16 @@ async def test_what_the_start_reads_may_take_longer_than_an_upload_waits(
         monkeypatch.setattr(module, name, slowly(getattr(module, name)))
     await app.serve(load(gate.config))
     assert ready == [True]
+
+
+def test_two_gates_on_hosts_of_one_name_do_not_take_each_other_for_themselves(tmp_path: Path) -> None:
+    configs = [
+        load(still_gate(tmp_path / host, server={"listen": "127.0.0.1:8080"}).config) for host in ("a", "b")
+    ]
+    for config in configs:
+        signer(config.ledger.key_file)  # as the start makes it
+    first, second = map(app.owner_of, configs)
+    assert first != second and first == app.owner_of(configs[0])
 
 
 def test_a_database_that_is_none(new_gate: NewGate) -> None:
