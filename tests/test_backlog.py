@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from proxy.cases.backlog import Backlog, NotNow, Pace, Queue
 from proxy.cases.clearances import Clearances
@@ -228,6 +231,7 @@ async def worked_through(
     lookout: Lookout | None = None,
     pause: Callable[[], Any] = never,
     sweeper: Queue | None = None,
+    pace: Pace = QUICK,
 ) -> None:
     made = Backlog(
         database,
@@ -238,7 +242,7 @@ async def worked_through(
         owner="a gate",
         pause=pause,
         public=none,
-        pace=QUICK,
+        pace=pace,
     )
     running = asyncio.create_task(made.run())
     async with asyncio.timeout(60):
@@ -305,6 +309,32 @@ async def test_no_error_whatever_ends_the_backlog_and_an_odd_file_is_a_human_s(d
     queue = Failing(database, settle)
     await worked_through(database, queue, lambda: bool(queue.given_up and queue.settled))
     assert (queue.given_up, queue.settled) == ([a_case(1).id], [a_case(2).id])
+
+
+async def test_a_database_that_does_not_take_a_case_back_counts_no_try(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added(database, a_case(1), a_case(2))
+    tried: list[tuple[str, int]] = []
+    give_back, calls = backlog.give_back, itertools.count()
+
+    def hiccup(*given: Any, **more: Any) -> None:
+        if next(calls) % 2 == 0:
+            raise OperationalError("", {}, Exception())
+        give_back(*given, **more)
+
+    class Tried(Some):
+        async def settle(self, item: Case) -> None:
+            tried.append((item.id, item.tries))
+            if len(tried) < 10:
+                raise NotNow("it fails")
+            await super().settle(item)
+
+    monkeypatch.setattr(backlog, "give_back", hiccup)
+    queue = Tried(database, lambda _: None)
+    pace = replace(QUICK, lease_s=3)
+    await worked_through(database, queue, lambda: len(queue.settled + queue.given_up) == 2, pace=pace)
+    assert queue.given_up == [] and {tries for _, tries in tried} == {0}
 
 
 async def test_while_it_is_to_pause_nothing_is_looked_at_and_the_rest_goes_on(database: Database) -> None:

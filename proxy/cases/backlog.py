@@ -8,7 +8,6 @@ one, or the same, goes on. It must never end by itself, and never look at one th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -128,6 +127,9 @@ class Backlog:
         self._pace = pace or Pace()
         # What others had achieved when something was last tried in vain. Lost at a restart, it costs a try.
         self._progress: dict[tuple[str | int, str], int] = {}
+        # What the database did not take back: given back before anything else is taken, so that nobody
+        # believes this gate to have died of it. One a worker at most.
+        self._owed: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> None:
         """Goes on until it is cancelled; what it has in hand then is given back."""
@@ -171,6 +173,13 @@ class Backlog:
 
     async def _next(self, queues: Sequence[Queue], *, looking: bool) -> bool | None:
         """Settles what is next; False where there is nothing, None where it has to wait."""
+        while self._owed:
+            give_back = self._owed.pop()
+            try:
+                await give_back()
+            except SQLAlchemyError:
+                self._owed.append(give_back)
+                raise
         for queue in queues:
             until = datetime.now(UTC) + timedelta(seconds=self._pace.lease_s)
             item = await queue.lease(Lease(self._owner, until), looking=looking)
@@ -226,8 +235,13 @@ class Backlog:
     async def _give_back(
         self, item: Case | UnseenUpload, *, again_s: float | None, counts: bool, is_over: bool
     ) -> None:
-        with contextlib.suppress(SQLAlchemyError):  # then the lease runs out
+        async def give_back() -> None:
             await self._database.run(rows.give_back, item, again_s=again_s, counts=counts, is_over=is_over)
+
+        try:
+            await give_back()
+        except SQLAlchemyError:
+            self._owed.append(give_back)
 
     async def _count(self) -> None:
         while True:
