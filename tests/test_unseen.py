@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pyrage
 import pytest
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from proxy.cases.keeping import Keeper, Origin
 from proxy.cases.life import CaseState
@@ -245,3 +246,30 @@ async def test_a_hit_finds_room_when_uploads_do_not_and_until_then_it_is_counted
 
     assert await settled(5 * MB) == (1, 0)
     assert await settled(10 * MB) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "left"),
+    [
+        (IntegrityError("", {}, Exception()), []),
+        (CaseError("another gate has it by now"), []),
+        (OperationalError("", {}, Exception()), [".age"]),  # nobody knows: it may be a case
+    ],
+)
+async def test_a_try_that_certainly_makes_no_case_leaves_no_file_behind(
+    database: Database, tmp_path: Path, failure: Exception, left: list[str]
+) -> None:
+    quarantine = Quarantine(tmp_path / "cases", Sealer([write_new_identity(tmp_path / "key")]), nowhere)
+    room = Quota(database, tmp_path, Limits(MB, MB, 0), Metrics())
+    keeper = Keeper(database, quarantine, room, Metrics(), nowhere)
+    upload, held = upload_of(FILE, sha256(FILE), file_name="", declared_type=None), Decision(Verdict.HOLD, "")
+    origin = Origin("", [], {})
+
+    def record(*_: Any) -> None:
+        raise failure
+
+    for _ in range(2):
+        with pytest.raises(type(failure)):
+            await keeper.keep_stored(upload, held, None, origin, promises=[], facts={}, record=record)
+    keeper.close()
+    assert [path.suffix for path in (tmp_path / "cases").iterdir()] == left * 2

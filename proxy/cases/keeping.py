@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from proxy import __version__
 from proxy.aliases import alias_key, make_alias, make_delete_token
@@ -23,7 +23,7 @@ from proxy.cases.quota import Quota
 from proxy.cases.sealing import FORMAT
 from proxy.channels.looks import Look, Seen
 from proxy.database import Case, CaseState, Database, Promise, cases, room
-from proxy.errors import NoRoom, SealingError
+from proxy.errors import CaseError, NoRoom, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.uploads import Upload
 from proxy.media import Format, Size
@@ -145,6 +145,7 @@ class Keeper:
             The id of the case.
 
         Raises:
+            IntegrityError, CaseError: of `record`; nothing was kept. pict-rs has it, so it is tried again.
             NoRoom: nothing was kept, because a limit of the quarantine would be passed.
             SealingError: nothing was kept.
         """
@@ -153,7 +154,13 @@ class Keeper:
 
         def work() -> None:
             self._seal(case, {**known, **facts}, upload)
-            record(case, _noted(known))
+            file = case.file
+            try:
+                record(case, _noted(known))
+            except (IntegrityError, CaseError):  # after anything else it may be recorded, and the file stays
+                case.file = ""
+                self._quarantine.discard(self._quarantine.path(file))
+                raise
 
         await self._in_room(case, upload, work, is_public=True)
         return case.id
@@ -197,7 +204,7 @@ class Keeper:
                     self._metrics.sealing_failures.inc()
                 raise
             finally:
-                if case.file is not None:
+                if case.file:
                     place.written(case.id, case.sealed_size or 0)
 
     def _seal(self, case: Case, facts: Mapping[str, Any], upload: Upload) -> None:

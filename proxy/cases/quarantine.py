@@ -114,7 +114,9 @@ class Quarantine:
         return size
 
     def discard(self, new: Path) -> None:
-        """Removes what `write_beside` or `seal_beside` has written, unless it has taken its place."""
+        """Removes what `write_beside` or `seal_beside` has written, unless it has taken its place; or what
+        `seal` has, of which certainly no case came and which is somewhere else still.
+        """
         with suppress(OSError):
             new.unlink(missing_ok=True)
 
