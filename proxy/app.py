@@ -24,8 +24,9 @@ from proxy.cases.keeping import Keeper, adopt_orphans, note_sizes
 from proxy.cases.placeholder import Placeholders
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.quota import Limits, Quota
+from proxy.cases.recipients import sealed_to
 from proxy.cases.retention import Retention
-from proxy.cases.sealing import Sealer, gate_identities
+from proxy.cases.sealing import Sealer, gate_identities, gate_public
 from proxy.cases.unseen import Noting, UnseenUploads
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
@@ -400,7 +401,7 @@ def _gate_key(config: Config) -> list[pyrage.x25519.Identity]:
 
 def _sealer_with(gate_key: Sequence[pyrage.x25519.Identity], config: Config) -> Sealer:
     """Seals to the reviewers and the gate itself."""
-    return Sealer([*config.cases.recipients, *(str(key.to_public()) for key in gate_key)])
+    return Sealer(sealed_to(config.cases.recipients, gate_public(gate_key), gate_reads=True))
 
 
 def _token(section: ClassifierSection) -> str:

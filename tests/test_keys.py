@@ -13,18 +13,21 @@ from typing import Any
 import pyrage
 import pytest
 
-from proxy import cli
+from proxy import app, cli
 from proxy.cases import rotating
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.rotating import Keys, Rotation
 from proxy.cases.sealing import (
     Sealer,
     decrypt,
+    gate_identities,
     open_sealed,
     read_identities,
     recipients_in,
     write_new_identity,
 )
+from proxy.commands.keys import gate_recipient
+from proxy.config import load
 from proxy.database import Case, CaseState, Database, backlog, cases
 from proxy.database import rotating as database_rotating
 from proxy.errors import SealingError
@@ -396,3 +399,18 @@ def test_without_the_gate_s_key_its_cases_are_left_alone_and_that_is_said(gate: 
     assert status == 0 and "1 cases resealed for 1 recipients, 0 left" in said
     assert "left as they are: 1 cases that the gate has still to open" in troubles
     assert opens(sealed(gate, deferred), gate.key) and opens(sealed(gate, pending), key)
+
+
+def test_of_several_keys_of_the_gate_the_same_one_is_sealed_to_everywhere(gate: Gate, rotate: Rotate) -> None:
+    first = write_new_identity(gate.folder / "gate.key")
+    second = write_new_identity(gate.folder / "older.key")
+    with (gate.folder / "gate.key").open("a") as file:
+        file.write((gate.folder / "older.key").read_text())
+    config = load(gate.config)
+    sealer = app._sealer_with(gate_identities(config.cases.gate_identity_file), config)
+    keys = Keys(config.cases.recipients, gate_recipient(config), [])
+    assert keys.gate == first and sealer.sealed_to == keys.wanted.gate_reads
+    case = held(gate, pictures.png((8, 8)), gate_reads=True)
+    assert rotate("--identity", str(gate.key))[0] == 0
+    assert recipients_in(sealed(gate, case)) == 2 and opens(sealed(gate, case), gate.folder / "gate.key")
+    assert not opens(sealed(gate, case), gate.folder / "older.key") and second != first

@@ -11,7 +11,7 @@ import pyrage
 
 from proxy import app
 from proxy.cases.rotating import Keys, Rotation
-from proxy.cases.sealing import read_identities, write_new_identity
+from proxy.cases.sealing import gate_public, read_identities, write_new_identity
 from proxy.commands import Commands, Shared
 from proxy.config import Config, load
 from proxy.database import ledger, rotating
@@ -128,7 +128,7 @@ def gate_recipient(config: Config) -> str | None:
         SealingError: its file cannot be read.
     """
     path = config.cases.gate_identity_file
-    return str(read_identities(path)[0].to_public()) if path.exists() else None
+    return gate_public(read_identities(path)) if path.exists() else None
 
 
 def _keys(options: argparse.Namespace, config: Config) -> Keys:
