@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -273,3 +274,18 @@ async def test_a_try_that_certainly_makes_no_case_leaves_no_file_behind(
             await keeper.keep_stored(upload, held, None, origin, promises=[], facts={}, record=record)
     keeper.close()
     assert [path.suffix for path in (tmp_path / "cases").iterdir()] == left * 2
+
+
+async def test_what_passed_unseen_is_noted_in_the_database_s_own_threads(database: Database) -> None:
+    """There are as many as there are connections for them."""
+    threads: list[str] = []
+
+    class Watching(Sealer):
+        def seal_facts(self, facts: Any) -> bytes:
+            threads.append(threading.current_thread().name)
+            return b"sealed"
+
+    upload = upload_of(FILE, sha256(FILE), file_name="", declared_type=None)
+    noting = Noting(database, Watching([]), cast(Any, Deleting()))
+    await noting.note([upload], [ENTRY], Origin("POST /image", [], {}))
+    assert [name.partition("_")[0] for name in threads] == ["database"] and len(rows(database)) == 1

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import secrets
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,9 @@ _CASE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
 Query = Sequence[tuple[str, str]]
 T = TypeVar("T")
+
+# That an upload waits for its case. A hanging disk, say; the database gives up sooner.
+_KEPT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,15 @@ class Keeper:
         Raises:
             AliasTaken: the alias that was asked for stands for another case; the upload is sealed.
             NoRoom: nothing was kept, because a limit of the quarantine would be passed.
-            SealingError: nothing was kept.
+            SealingError: nothing was kept, or nobody knows in time: then it may be kept, without a promise.
         """
         case, facts = self._case(upload, decision, look, origin)
+        too_late = threading.Event()
 
         def work() -> Promise | None:
             self._seal(case, facts, upload)
+            if too_late.is_set():  # nobody could be told; the sealed file is adopted as a case
+                raise SealingError(f"case {case.id} could not be recorded in time")
             promise = None
             if wanted is not None:
                 size, frames = wanted.size()
@@ -119,7 +126,13 @@ class Keeper:
             self._record(case, facts)
             return promise
 
-        promise = await self._in_room(case, upload, work)
+        try:
+            async with asyncio.timeout(_KEPT_S):
+                promise = await self._in_room(case, upload, work)
+        except TimeoutError:
+            too_late.set()
+            self._metrics.sealing_failures.inc()
+            raise SealingError(f"case {case.id} could not be kept within {_KEPT_S:.0f} s") from None
         self._fault("case-recorded")
         return promise
 

@@ -71,16 +71,16 @@ class Noting:
             PictrsError: nor could it be taken away from pict-rs.
         """
 
-        def work() -> None:
+        def work(database: Database) -> None:
             passed = [
                 self._row(upload, entry, origin)
                 for upload, entry in zip(unseen, stored, strict=True)
                 if upload is not None
             ]
-            rows.passed_unseen(self._database, passed)
+            rows.passed_unseen(database, passed)
 
         try:
-            await asyncio.to_thread(work)
+            await self._database.run(work)  # in its few threads, of which each finds a connection
         except Exception as error:  # noqa: BLE001 — the border: whatever it is, nothing stays there unnoted
             for entry in stored:
                 if isinstance(entry, Mapping) and "file" in entry:
