@@ -351,6 +351,15 @@ def test_what_was_before_is_let_go_where_the_row_is_about_the_newer_file(cut_off
     assert cut_off.left == [".age"] and cut_off.opened_by("old", "new", "gate") == ["new"]
 
 
+def test_a_whole_file_is_put_back_over_a_damaged_one_whatever_the_row_says(cut_off: CutOff) -> None:
+    before = cut_off.path.with_suffix(".before").read_bytes()
+    cut_off.look()
+    cut_off.path.with_suffix(".before").write_bytes(before)
+    cut_off.path.write_bytes(b"age-encryption.org/v1\n")
+    assert cut_off.rotation("old").resume() == []
+    assert open_sealed(cut_off.path, cut_off.keys["old"]).original == cut_off.content
+
+
 def test_killed_before_what_was_before_is_gone_the_case_is_still_the_backlog_s(cut_off: CutOff) -> None:
     with pytest.raises(Killed):
         cut_off.look(killing("case-replaced"))

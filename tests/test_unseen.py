@@ -14,7 +14,7 @@ import pyrage
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from proxy.cases.keeping import Keeper, Origin
+from proxy.cases.keeping import Keeper, Origin, adopt_orphans
 from proxy.cases.life import CaseState
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.quota import Limits, Quota
@@ -269,11 +269,18 @@ async def test_a_try_that_certainly_makes_no_case_leaves_no_file_behind(
     def record(*_: Any) -> None:
         raise failure
 
+    def adopted(case: Case, _: Any) -> None:  # by another gate, while this one stood still
+        adopt_orphans(database, quarantine, older_than_s=0)
+        raise failure
+
+    with pytest.raises(type(failure)):
+        await keeper.keep_stored(upload, held, None, origin, promises=[], facts={}, record=adopted)
+    left = [".age", *left * 2]
     for _ in range(2):
         with pytest.raises(type(failure)):
             await keeper.keep_stored(upload, held, None, origin, promises=[], facts={}, record=record)
     keeper.close()
-    assert [path.suffix for path in (tmp_path / "cases").iterdir()] == left * 2
+    assert [path.suffix for path in (tmp_path / "cases").iterdir()] == left
 
 
 async def test_what_passed_unseen_is_noted_in_the_database_s_own_threads(database: Database) -> None:

@@ -171,8 +171,9 @@ class Keeper:
             try:
                 record(case, _noted(known))
             except (IntegrityError, CaseError):  # after anything else it may be recorded, and the file stays
-                case.file = ""
-                self._quarantine.discard(self._quarantine.path(file))
+                if not self._is_recorded(case.id):
+                    case.file = ""
+                    self._quarantine.discard(self._quarantine.path(file))
                 raise
 
         await self._in_room(case, upload, work, is_public=True)
@@ -227,6 +228,16 @@ class Keeper:
         case.sealed_to = self._quarantine.sealed_to(gate_reads=case.gate_reads)
         case.sealed_size = self._quarantine.size(case.file)
         self._fault("case-sealed")
+
+    def _is_recorded(self, case_id: str) -> bool:
+        """Whether there is such a case: another gate may have adopted its file, had this one stood still."""
+        try:
+            cases.get(self._database, case_id)
+        except CaseError:
+            return False
+        except SQLAlchemyError:
+            pass  # nobody knows
+        return True
 
     def close(self) -> None:
         """Waits for what is being sealed."""

@@ -17,7 +17,7 @@ from proxy.cases.quarantine import Quarantine
 from proxy.cases.recipients import digest, sealed_to
 from proxy.cases.sealing import Sealer, decrypt, is_as_uploaded, recipients_in, unpack
 from proxy.database import Case, CaseState, Database, cases, rotating
-from proxy.errors import CaseError, SealingError
+from proxy.errors import CaseError, SealingError, Unreadable
 from proxy.faults import FaultPoint
 
 
@@ -145,7 +145,13 @@ class Rotation:
             return False
         recipients = sealed_to(reviewers, gate, gate_reads=case.sealed_to != wanted.usual)
         others = [one for one in self._keys.identities if str(one.to_public()) not in recipients]
-        return bool(others) and self._opens(case, before, others)
+        if not others or not self._opens(case, before, others):
+            return False
+        try:
+            decrypt(self._quarantine.path(case.file), self._keys.identities)
+        except Unreadable as error:  # a damaged one is not worth a whole one
+            return error.is_for_others
+        return False
 
     def _opens(
         self, case: Case, path: Path, identities: Sequence[pyrage.x25519.Identity] | None = None

@@ -140,8 +140,9 @@ class UnseenUploads:
         Raises:
             SQLAlchemyError: the database cannot be asked.
         """
-        found = await self._database.run(rows.still_public, set(self._hits))
-        self._hits &= found
+        asked = set(self._hits)
+        found = await self._database.run(rows.still_public, asked)
+        self._hits -= asked - found
         return len(found)
 
     async def lease(self, lease: Lease, *, looking: bool) -> UnseenUpload | None:
