@@ -24,8 +24,9 @@ from proxy.cases.keeping import Keeper, adopt_orphans, note_sizes
 from proxy.cases.placeholder import Placeholders
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.quota import Limits, Quota
+from proxy.cases.recipients import sealed_to
 from proxy.cases.retention import Retention
-from proxy.cases.sealing import Sealer, gate_identities
+from proxy.cases.sealing import Sealer, gate_identities, gate_public
 from proxy.cases.unseen import Noting, UnseenUploads
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
@@ -47,6 +48,7 @@ from proxy.internal.server import HookSettings, Internal
 from proxy.judging import Judge
 from proxy.known_hashes import KnownHashes
 from proxy.ledger.bookkeeping import bookkeeping
+from proxy.ledger.signing import read_signer
 from proxy.listener import Listener
 from proxy.lockdown import Lockdowns
 from proxy.metrics import Metrics
@@ -94,14 +96,11 @@ class Parts:
 
 
 @asynccontextmanager
-async def parts(
-    config: Config, *, gate: Sequence[pyrage.x25519.Identity] = (), database_s: float | None = None
-) -> AsyncIterator[Parts]:
+async def parts(config: Config, *, gate: Sequence[pyrage.x25519.Identity] = ()) -> AsyncIterator[Parts]:
     """Builds the parts, and gives back what they hold.
 
     Args:
         gate: the running gate's own key, for what it defers.
-        database_s: seconds for whatever the database is asked; None where nobody waits for an answer.
 
     Raises:
         ConfigError: one of them cannot work with the configuration.
@@ -115,9 +114,7 @@ async def parts(
         fault,
         with_gate=_sealer_with(gate, config) if gate else None,
     )
-    database = Database(
-        config.database.url, password=config.database.password, within_s=database_s, fault=fault
-    )
+    database = Database(config.database.url, password=config.database.password, fault=fault)
     known = KnownHashes(database, config.policy.block_lists, config.policy.near_distance)
     channels = [
         _channel(section, context)
@@ -149,7 +146,7 @@ async def serve(config: Config) -> None:
     process.give_back_large_buffers()
     gate_key = _gate_key(config)
     async with (
-        parts(config, gate=gate_key, database_s=_DATABASE_S) as made,
+        parts(config, gate=gate_key) as made,
         bookkeeping(config, made.database, made.metrics) as allows,
     ):
         await made.lookout.check()
@@ -175,6 +172,7 @@ async def serve(config: Config) -> None:
         )
         await made.database.run(note_sizes, made.quarantine)
         await quota.count()  # before anything is let in
+        made.database.answer_within(_DATABASE_S)
         noting = Noting(made.database, _sealer_with(gate_key, config), made.pictrs)
         gateway = _gateway(
             *(made, keeper, noting, placeholders, fetcher, judge, clearances, watch, uploaders)
@@ -365,8 +363,9 @@ def _backlog(
         # already, the other one with what nobody sees yet.
         workers=[[unseen, deferred], [deferred, unseen]],
         sweeper=resealer,
-        owner=f"{socket.gethostname()} {made.config.server.listen}"[:200],
+        owner=owner_of(made.config),
         pause=lockdown.is_on,
+        public=unseen.count_public,
     )
 
 
@@ -403,7 +402,7 @@ def _gate_key(config: Config) -> list[pyrage.x25519.Identity]:
 
 def _sealer_with(gate_key: Sequence[pyrage.x25519.Identity], config: Config) -> Sealer:
     """Seals to the reviewers and the gate itself."""
-    return Sealer([*config.cases.recipients, *(str(key.to_public()) for key in gate_key)])
+    return Sealer(sealed_to(config.cases.recipients, gate_public(gate_key), gate_reads=True))
 
 
 def _token(section: ClassifierSection) -> str:
@@ -418,6 +417,16 @@ def policy_of(config: Config) -> Policy:
         on_undecodable=Verdict(config.policy.on_undecodable),
         near_verdict=Verdict(config.policy.near_verdict),
     )
+
+
+def owner_of(config: Config) -> str:
+    """A name of this gate, the same after a restart. Hosts may have one name, so it has its ledger key's too.
+
+    Raises:
+        OSError, ConfigError: there is no such key.
+    """
+    key = read_signer(config.ledger.key_file).key
+    return f"{key[:16]} {socket.gethostname()} {config.server.listen}"[:200]
 
 
 def limits_of(config: Config) -> Limits:

@@ -70,6 +70,11 @@ class Metrics:
             "Pictures that pict-rs has fetched without asking its validation hook; they were deleted again.",
             registry=self.registry,
         )
+        self.public_hits = Gauge(
+            "pictrs_gate_public_hits",
+            "Pictures that passed unseen, are known to be hits by now, and that pict-rs has still.",
+            registry=self.registry,
+        )
         self.sealing_failures = Counter(
             "pictrs_gate_sealing_failures_total", "Cases that could not be written.", registry=self.registry
         )

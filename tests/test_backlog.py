@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 import pytest
 from PIL import Image
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
-from proxy.cases.backlog import Backlog, NotNow, Pace
+from proxy.cases.backlog import Backlog, NotNow, Pace, Queue
 from proxy.cases.clearances import Clearances
 from proxy.cases.deferred import Opener
 from proxy.cases.life import Act, CaseState
@@ -181,8 +184,8 @@ class Some:
         self.settled: list[str] = []
         self.given_up: list[str] = []
 
-    async def lease(self, wanted: Lease) -> Case | None:
-        return await self._database.run(backlog.lease_case, wanted)
+    async def lease(self, wanted: Lease, *, looking: bool) -> Case | None:
+        return await self._database.run(backlog.lease_case, wanted, looking=looking)
 
     async def settle(self, item: Case) -> None:
         self._settle(item)
@@ -195,7 +198,7 @@ class Some:
 
 
 class Nothing:
-    async def lease(self, _: Lease) -> None:
+    async def lease(self, _: Lease, *, looking: bool) -> None:
         return None
 
     async def settle(self, _: Any) -> None: ...
@@ -216,6 +219,10 @@ async def never() -> bool:
     return False
 
 
+async def none() -> int:
+    return 0
+
+
 async def worked_through(
     database: Database,
     queue: Some,
@@ -223,16 +230,19 @@ async def worked_through(
     *,
     lookout: Lookout | None = None,
     pause: Callable[[], Any] = never,
+    sweeper: Queue | None = None,
+    pace: Pace = QUICK,
 ) -> None:
     made = Backlog(
         database,
         lookout or Hopeful(),
         Metrics(),
         workers=[[queue], [queue]],
-        sweeper=Nothing(),
+        sweeper=sweeper or Nothing(),
         owner="a gate",
         pause=pause,
-        pace=QUICK,
+        public=none,
+        pace=pace,
     )
     running = asyncio.create_task(made.run())
     async with asyncio.timeout(60):
@@ -287,10 +297,10 @@ async def test_no_error_whatever_ends_the_backlog_and_an_odd_file_is_a_human_s(d
     failures = iter([ZeroDivisionError(), RecursionError(), SealingError("no space")])
 
     class Failing(Some):
-        async def lease(self, wanted: Lease) -> Case | None:
+        async def lease(self, wanted: Lease, *, looking: bool) -> Case | None:
             if (failure := next(failures, None)) is not None:
                 raise failure
-            return await super().lease(wanted)
+            return await super().lease(wanted, looking=looking)
 
     def settle(item: Case) -> None:
         if item.id == a_case(1).id:
@@ -301,17 +311,67 @@ async def test_no_error_whatever_ends_the_backlog_and_an_odd_file_is_a_human_s(d
     assert (queue.given_up, queue.settled) == ([a_case(1).id], [a_case(2).id])
 
 
-async def test_while_it_is_to_pause_nothing_is_taken(database: Database) -> None:
-    added(database, a_case())
-    asked = []
+async def test_a_database_that_does_not_take_a_case_back_counts_no_try(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added(database, a_case(1), a_case(2))
+    tried: list[tuple[str, int]] = []
+    give_back, calls = backlog.give_back, itertools.count()
+
+    def hiccup(*given: Any, **more: Any) -> None:
+        if next(calls) % 2 == 0:
+            raise OperationalError("", {}, Exception())
+        give_back(*given, **more)
+
+    class Tried(Some):
+        async def settle(self, item: Case) -> None:
+            tried.append((item.id, item.tries))
+            if len(tried) < 10:
+                raise NotNow("it fails")
+            await super().settle(item)
+
+    monkeypatch.setattr(backlog, "give_back", hiccup)
+    queue = Tried(database, lambda _: None)
+    pace = replace(QUICK, lease_s=3)
+    await worked_through(database, queue, lambda: len(queue.settled + queue.given_up) == 2, pace=pace)
+    assert queue.given_up == [] and {tries for _, tries in tried} == {0}
+
+
+async def test_while_it_is_to_pause_nothing_is_looked_at_and_the_rest_goes_on(database: Database) -> None:
+    added(
+        database,
+        a_case(1),
+        a_case(2, state=CaseState.RELEASING, decided_by="gate"),
+        a_case(3, state=CaseState.PENDING),
+    )
+    asked: list[int] = []
 
     async def pause() -> bool:
         asked.append(1)
-        return len(asked) < 10
+        return True
 
-    queue = Some(database, lambda _: None)
-    await worked_through(database, queue, lambda: bool(queue.settled) or len(asked) >= 9, pause=pause)
-    assert queue.settled == []
+    class Begun(Some):
+        async def settle(self, item: Case) -> None:
+            self.settled.append(item.id)
+            await self._database.run(decisions.released, item.id, by=decisions.GATE, stored_as=[])
+
+    class Resealing(Some):
+        async def lease(self, wanted: Lease, *, looking: bool) -> Case | None:
+            return await self._database.run(backlog.lease_to_reseal, wanted)
+
+        async def settle(self, item: Case) -> None:
+            self.settled.append(item.id)
+            await self._database.run(backlog.resealed, item, to=None, replace=None)
+
+    queue, sweeper = Begun(database, lambda _: None), Resealing(database, lambda _: None)
+
+    def is_enough() -> bool:
+        return len(asked) >= 9 and bool(queue.settled) and len(sweeper.settled) >= 2
+
+    await worked_through(database, queue, is_enough, pause=pause, sweeper=sweeper)
+    assert queue.settled == [a_case(2).id]
+    assert set(sweeper.settled) == {a_case(2).id, a_case(3).id}
+    assert cases.get(database, a_case(1).id).state is CaseState.DEFERRED
 
 
 async def test_told_to_stop_it_gives_back_what_it_has(database: Database) -> None:

@@ -99,6 +99,10 @@ def test_what_an_older_gate_has_promised_survives_the_migrations(tmp_path: Path)
             )
         )
     older.dispose()
+    # A gate of before knows neither `reported` and `expired` nor lockdowns: it must not go on beside it.
+    with pytest.raises(ConfigError, match=r"stop them.*pictrs-gate migrate"):
+        Database(url)
+    engine.migrate(url)
     newer = Database(url)
     (found,) = cases.listed(newer)
     assert (found.state, found.tries, found.gate_reads) == (CaseState.PENDING, 0, False)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from proxy.database import cases
+from proxy.database import cases, decisions, promising
 from tests import pictures
 from tests.client import Answer, form, send
 from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply
@@ -115,4 +115,31 @@ def test_where_an_upload_fails_nothing_of_it_is_promised(new_gate: NewGate, hit:
         assert promise.removed_at is not None
     acts = [entry.act for entry in gate.ledger() if entry.case_id == case["id"]]
     assert acts == ["pending", "alias withdrawn"]
+    store.close()
+
+
+def test_where_an_upload_fails_after_its_other_file_was_released_pict_rs_is_told_to_delete_that(
+    new_gate: NewGate, hit: bytes
+) -> None:
+    deleted: list[str] = []
+
+    def answer(asked: Asked) -> Reply:
+        if asked.target.startswith("/internal/delete"):
+            deleted.append(asked.target.partition("alias=")[2])
+            return json_reply(200, {"msg": "ok"})
+        if asked.method == "POST":
+            with gate.database() as database:  # as a reviewer or the backlog does meanwhile
+                (case,) = cases.listed(database)
+                decisions.releasing(database, case.id, by="ann", sha256=str(case.sha256))
+                for promise in promising.to_store(database, case.id):
+                    assert promising.storing(database, promise)
+                    assert promising.stored(database, promise, token="t")
+                decisions.released(database, case.id, by="ann", stored_as=[])
+        return json_reply(408, {"code": "request-timeout", "msg": "Deadline exceeded"})
+
+    store = Fake(answer)
+    gate = new_gate(pictrs_url=store.url)
+    assert gate.upload(hit, pictures.png(seed=9505)).status == 408
+    (case,) = gate.cases()
+    assert case["state"] == "released" and deleted == [case["alias"]]
     store.close()

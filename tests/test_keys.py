@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyrage
 import pytest
 
-from proxy import cli
+from proxy import app, cli
 from proxy.cases import rotating
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.rotating import Keys, Rotation
 from proxy.cases.sealing import (
     Sealer,
     decrypt,
+    gate_identities,
     open_sealed,
     read_identities,
     recipients_in,
     write_new_identity,
 )
-from proxy.database import Case, CaseState
+from proxy.commands.keys import gate_recipient
+from proxy.config import load
+from proxy.database import Case, CaseState, Database, backlog, cases
+from proxy.database import rotating as database_rotating
 from proxy.errors import SealingError
+from proxy.faults import nowhere
 from tests import pictures
 from tests.gate import Gate
 from tests.kept import held, still_gate
+from tests.test_backlog_races import a_case, leased
 
 Rotate = Callable[..., tuple[int, str, str]]
 
@@ -239,3 +248,178 @@ def test_a_new_file_that_holds_something_else_takes_no_place(
         with pytest.raises(SealingError, match="does not hold what was sealed"):
             one.reseal(case, by="ann")
     assert opens(sealed(gate, case), gate.key)
+
+
+# --- a swap that was cut off, and what the gate has done since ---
+
+
+@dataclass
+class CutOff:
+    """A deferred case whose rotation from `old` to `new` was killed after its swap."""
+
+    database: Database
+    folder: Path
+    case_id: str
+    keys: dict[str, list[pyrage.x25519.Identity]]
+
+    def __post_init__(self) -> None:
+        names = ("old", "new", "gate", "strange")
+        recipients = {name: write_new_identity(self.folder / f"{name}.key") for name in names}
+        self.keys = {name: read_identities(self.folder / f"{name}.key") for name in names}
+        old, self.gate = recipients["old"], recipients["gate"]
+        before = Quarantine(self.cases, Sealer([old]), nowhere, with_gate=Sealer([old, self.gate]))
+        self.content = pictures.png((8, 8))
+        facts = {"sha256": hashlib.sha256(self.content).hexdigest()}
+        case = a_case("a.png", sha256=facts["sha256"], sealed_to=before.sealed_to(gate_reads=True))
+        before.seal(case.id, facts, self.content, gate_reads=True)
+        cases.add(self.database, case, facts={})
+        self.case_id, self.recipients = case.id, recipients
+        with pytest.raises(Killed):
+            self.rotation("old", fault=killing("case-swapped")).reseal(case.id, by="ann")
+        assert self.left == [".age", ".before"]
+
+    @property
+    def cases(self) -> Path:
+        return self.folder / "cases"
+
+    @property
+    def path(self) -> Path:
+        return self.cases / f"{self.case_id}.age"
+
+    @property
+    def left(self) -> list[str]:
+        return sorted(path.suffix for path in self.cases.iterdir() if path.suffix != ".unfinished")
+
+    def quarantine(self, fault: Callable[[str], None] = nowhere) -> Quarantine:
+        new = self.recipients["new"]
+        return Quarantine(self.cases, Sealer([new]), fault, with_gate=Sealer([new, self.gate]))
+
+    def rotation(self, *names: str, to: str = "new", fault: Callable[[str], None] = nowhere) -> Rotation:
+        identities = [one for name in (*names, "gate") for one in self.keys[name]]
+        keys = Keys([self.recipients[to]], self.gate, identities)
+        return Rotation(self.database, self.quarantine(fault), keys, fault)
+
+    def look(self, fault: Callable[[str], None] = nowhere) -> None:
+        """What the gate does with it: looked at, and sealed anew without the gate."""
+        quarantine, item = self.quarantine(fault), leased(self.database)
+        item = backlog.suspected(self.database, item, backlog.Looked("rule: x"))
+        opened = open_sealed(self.path, self.keys["gate"])
+        new = quarantine.seal_beside(
+            f"{self.case_id}.age", {**opened.facts, "looked_later": {}}, opened.original
+        )
+        backlog.resealed(
+            *(self.database, item),
+            to=quarantine.sealed_to(),
+            replace=lambda: quarantine.replace(f"{self.case_id}.age", new),
+        )
+
+    def opened_by(self, *names: str) -> list[str]:
+        return [name for name in names if opens(self.path, self.folder / f"{name}.key")]
+
+
+class Killed(BaseException):
+    """As a kill -9: nothing of the gate's own runs any more."""
+
+
+def killing(at: str) -> Callable[[str], None]:
+    def fault(point: str) -> None:
+        if point == at:
+            raise Killed
+
+    return fault
+
+
+@pytest.fixture
+def cut_off(database: Database, tmp_path: Path) -> CutOff:
+    return CutOff(database, tmp_path, "", {})
+
+
+def test_what_the_gate_has_sealed_since_is_not_written_over_by_what_was_before(cut_off: CutOff) -> None:
+    cut_off.look()
+    assert cut_off.left == [".age"]  # of what the gate can open nothing is left
+    rotation = cut_off.rotation("old")
+    assert rotation.resume() == [] and rotation.left() == []
+    assert cut_off.opened_by("old", "new", "gate") == ["new"]
+    assert "looked_later" in open_sealed(cut_off.path, cut_off.keys["new"]).facts
+
+
+def test_what_was_before_is_let_go_where_the_row_is_about_the_newer_file(cut_off: CutOff) -> None:
+    before = cut_off.path.with_suffix(".before").read_bytes()
+    cut_off.look()
+    cut_off.path.with_suffix(".before").write_bytes(before)  # as after a power cut, or of an older gate
+    assert cut_off.rotation("old").resume() == []
+    assert cut_off.left == [".age"] and cut_off.opened_by("old", "new", "gate") == ["new"]
+
+
+def test_a_whole_file_is_put_back_over_a_damaged_one_whatever_the_row_says(cut_off: CutOff) -> None:
+    before = cut_off.path.with_suffix(".before").read_bytes()
+    cut_off.look()
+    cut_off.path.with_suffix(".before").write_bytes(before)
+    cut_off.path.write_bytes(b"age-encryption.org/v1\n")
+    assert cut_off.rotation("old").resume() == []
+    assert open_sealed(cut_off.path, cut_off.keys["old"]).original == cut_off.content
+
+
+def test_killed_before_what_was_before_is_gone_the_case_is_still_the_backlog_s(cut_off: CutOff) -> None:
+    with pytest.raises(Killed):
+        cut_off.look(killing("case-replaced"))
+    assert cut_off.rotation("old").resume() == []
+    assert cut_off.left == [".age"]
+    assert open_sealed(cut_off.path, cut_off.keys["gate"]).original == cut_off.content
+    assert cases.get(cut_off.database, cut_off.case_id).gate_reads
+
+
+def test_a_rotation_back_to_the_old_keys_keeps_the_file_that_they_open(cut_off: CutOff) -> None:
+    """Its row has never said otherwise, and of the new file the key may be lost."""
+    with cut_off.path.open("wb") as file:
+        Sealer([cut_off.recipients["strange"]]).seal(file, {}, b"")
+    rotation = cut_off.rotation("old", to="old")
+    assert rotation.resume() == [] and cut_off.left == [".age"]
+    assert cut_off.opened_by("old", "gate") == ["old", "gate"]
+    assert [rotation.reseal(case, by="ann") for case in rotation.left()] == [True]
+    assert cut_off.opened_by("old", "gate") == ["old", "gate"]
+
+
+def test_two_rotations_that_resume_the_same_case_leave_it_whole(
+    cut_off: CutOff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cut_off.path.open("wb") as file:
+        Sealer([cut_off.recipients["strange"]]).seal(file, {}, b"")
+    first, put_back = cut_off.rotation("old"), database_rotating.put_back
+
+    def then_the_other_is_faster(*given: Any) -> bool:
+        monkeypatch.setattr(database_rotating, "put_back", put_back)
+        other = cut_off.rotation("old")
+        assert other.resume() == []
+        assert [other.reseal(case, by="bo") for case in other.left()] == [True]
+        return put_back(*given)
+
+    monkeypatch.setattr(database_rotating, "put_back", then_the_other_is_faster)
+    assert first.resume() == [] and first.left() == []
+    assert cut_off.opened_by("old", "new", "gate") == ["new", "gate"]
+    with pytest.raises(SealingError, match="could not be put back"):
+        cut_off.quarantine().put_back(f"{cut_off.case_id}.age")
+
+
+def test_without_the_gate_s_key_its_cases_are_left_alone_and_that_is_said(gate: Gate, rotate: Rotate) -> None:
+    deferred, pending = held(gate, pictures.png((8, 8)), gate_reads=True), held(gate, pictures.png((9, 9)))
+    (key,) = new_recipients(gate, "bo")
+    status, said, troubles = rotate("--identity", str(gate.key))
+    assert status == 0 and "1 cases resealed for 1 recipients, 0 left" in said
+    assert "left as they are: 1 cases that the gate has still to open" in troubles
+    assert opens(sealed(gate, deferred), gate.key) and opens(sealed(gate, pending), key)
+
+
+def test_of_several_keys_of_the_gate_the_same_one_is_sealed_to_everywhere(gate: Gate, rotate: Rotate) -> None:
+    first = write_new_identity(gate.folder / "gate.key")
+    second = write_new_identity(gate.folder / "older.key")
+    with (gate.folder / "gate.key").open("a") as file:
+        file.write((gate.folder / "older.key").read_text())
+    config = load(gate.config)
+    sealer = app._sealer_with(gate_identities(config.cases.gate_identity_file), config)
+    keys = Keys(config.cases.recipients, gate_recipient(config), [])
+    assert keys.gate == first and sealer.sealed_to == keys.wanted.gate_reads
+    case = held(gate, pictures.png((8, 8)), gate_reads=True)
+    assert rotate("--identity", str(gate.key))[0] == 0
+    assert recipients_in(sealed(gate, case)) == 2 and opens(sealed(gate, case), gate.folder / "gate.key")
+    assert not opens(sealed(gate, case), gate.folder / "older.key") and second != first

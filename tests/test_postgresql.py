@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from proxy import cli
 from proxy.database import Database, KnownHash, cases, ledger
 from proxy.database import postgresql as dialect
 from proxy.database.engine import in_words
 from proxy.errors import AliasTaken, ConfigError
+from tests.gate import Gate
 from tests.postgresql import LOCKED, PASSWORD, Postgresql
 from tests.test_database import case, promise
 
@@ -74,6 +77,47 @@ def test_a_password_is_used_and_never_shown(postgresql: Postgresql, caplog: pyte
         assert "hush" not in str(error.value)
         assert len(str(error.value).splitlines()) == 1
     assert "hush" not in caplog.text and PASSWORD not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lockdown", "on", "--reviewer", "ann"], "lockdown: on since"),
+        (["lockdown", "status"], "lockdown: off"),
+        (["lockdown", "off", "--reviewer", "ann"], "lockdown: there was none"),
+        (["ledger", "verify"], "the ledger holds"),
+        (["queue"], ""),
+        (["review", "list"], ""),
+        (["hashes", "list"], ""),
+        (["migrate"], ""),
+    ],
+)
+def test_every_command_shows_the_configured_password(
+    words: list[str],
+    said: str,
+    postgresql: Postgresql,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gate = Gate(
+        tmp_path,
+        pictrs_url="http://127.0.0.1:9",
+        api_key="key",
+        classifier_url="http://127.0.0.1:9",
+        database_url=postgresql.new_database().replace("gate@", f"{LOCKED}@"),
+        start=False,
+    )
+    (tmp_path / "password").write_text(PASSWORD)
+    gate.config.write_text(
+        gate.config.read_text().replace("[database]", '[database]\npassword_file = "password"')
+    )
+    before = os.umask(0o022)
+    try:
+        status = cli.main(["--log-level", "error", *words, "--config", str(gate.config)])
+    finally:
+        os.umask(before)
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "") and said in out
 
 
 @pytest.mark.parametrize(

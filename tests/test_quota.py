@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -11,16 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cases.keeping import note_sizes
+from proxy.cases import keeping
+from proxy.cases.keeping import adopt_orphans, note_sizes
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.quota import Limits, Quota, free_bytes
 from proxy.cases.sealing import Sealer, write_new_identity
 from proxy.database import Case, CaseState, Database, cases, room
 from proxy.errors import NoRoom, SealingError
+from proxy.intake.uploads import upload_of
 from proxy.metrics import Metrics
+from proxy.policy import Decision, Verdict
 from tests import pictures
 from tests.client import Answer, get, metric
 from tests.gate import Gate
+from tests.kept import keeper_of
+from tests.looker import sha256
 from tests.pictrs import Pictrs
 
 NewGate = Callable[..., Gate]
@@ -110,6 +116,19 @@ async def test_what_is_being_written_has_its_room_and_what_was_written_keeps_it(
         pass
 
 
+async def test_what_pict_rs_has_already_finds_room_when_uploads_do_not(
+    database: Database, tmp_path: Path
+) -> None:
+    stored_case(database, 1, 10 * MB - 200 * 1024)
+    quota = await quota_of(database, tmp_path)
+    with pytest.raises(NoRoom, match=r"cases\.quota_gb"), quota.place(100 * 1024, None):
+        pass
+    with quota.place(100 * 1024, None, is_public=True) as place:
+        place.written("20200101-000000-00000002", 150 * 1024)
+    with pytest.raises(NoRoom), quota.place(100 * 1024, None, is_public=True):
+        pass  # the quota is the quota
+
+
 async def test_one_uploader_has_his_share_and_takes_nobody_else_s(database: Database, tmp_path: Path) -> None:
     stored_case(database, 1, 3 * MB, "flooder")
     quota = await quota_of(database, tmp_path)
@@ -153,6 +172,29 @@ def test_without_recipients_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(SealingError, match="nobody to seal it to"):
         quarantine.seal("a-case", {}, b"content")
     assert list((tmp_path / "cases").iterdir()) == []
+
+
+async def test_an_upload_does_not_wait_for_ever_for_a_disk_that_hangs(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "_KEPT_S", 0.2)
+    goes_on = threading.Event()
+
+    def hang(point: str) -> None:
+        if point == "case-written":
+            assert goes_on.wait(60)
+
+    quarantine = Quarantine(tmp_path / "cases", Sealer([write_new_identity(tmp_path / "key")]), hang)
+    keeper, content = keeper_of(database, quarantine, tmp_path), pictures.png((8, 8))
+    upload = upload_of(content, sha256(content), file_name="", declared_type=None)
+    held, wanted = Decision(Verdict.HOLD, "a rule"), keeping.Wanted(lambda: (None, None))
+    for _ in range(3):  # the third one has not even begun
+        with pytest.raises(SealingError, match="could not be kept within"):
+            await keeper.keep(upload, held, None, keeping.Origin("", [], {}), wanted)
+    goes_on.set()
+    keeper.close()
+    assert cases.listed(database) == []  # so nothing is promised
+    assert len(adopt_orphans(database, quarantine, older_than_s=0)) == 2  # and nothing lost
 
 
 # --- disks that end, for real ---

@@ -9,22 +9,30 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
+from proxy import app
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer
 from proxy.cli import main
-from proxy.database import Case, CaseState, Database, cases, sqlite
+from proxy.config import load
+from proxy.database import Case, CaseState, Database, cases, ledger, room, sqlite
 from proxy.errors import ConfigError
 from proxy.known_hashes import KnownHashes
+from proxy.ledger.signing import signer
+from proxy.look_alikes import LookAlikes
 from proxy.policy import Verdict
 from tests.client import get
 from tests.fake import Fake, json_reply
 from tests.gate import Gate
+from tests.kept import still_gate
 from tests.processes import Program, answers
 
 NewGate = Callable[..., Gate]
@@ -132,6 +140,53 @@ def test_a_rule_about_a_signal_that_the_classifier_lacks(new_gate: NewGate) -> N
 def test_a_database_that_cannot_be_opened(new_gate: NewGate) -> None:
     gate = new_gate(start=False)
     assert "database.url" in refused(gate, {"GATE__DATABASE__URL": "sqlite:////nowhere/gate.db"})
+
+
+async def test_what_the_start_reads_may_take_longer_than_an_upload_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a gate with a long memory would never start again."""
+    gate, ready = still_gate(tmp_path / "gate"), []
+    made: list[Database] = []
+
+    def slowly(work: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*given: Any, **more: Any) -> Any:
+            time.sleep(0.3)
+            return work(*given, **more)
+
+        return slow
+
+    async def asked() -> None:
+        database = made[0]
+        with pytest.raises(DatabaseTimeout):
+            await database.run(lambda _: time.sleep(0.3))
+        ready.append(True)
+
+    def opened(*given: Any, **more: Any) -> Database:
+        made.append(Database(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr(app, "_DATABASE_S", 0.1)
+    monkeypatch.setattr(app, "Database", opened)
+    monkeypatch.setattr(app, "_told_to_stop", asked)
+    for name in ("allow_open_files", "give_back_large_buffers", "keep_what_is_built"):
+        monkeypatch.setattr(app.process, name, lambda *_: None)
+    monkeypatch.setattr(app, "note_sizes", slowly(app.note_sizes))
+    monkeypatch.setattr(LookAlikes, "catch_up", slowly(LookAlikes.catch_up))
+    for module, name in ((room, "salt"), (room, "taken"), (ledger, "started")):
+        monkeypatch.setattr(module, name, slowly(getattr(module, name)))
+    await app.serve(load(gate.config))
+    assert ready == [True]
+
+
+def test_two_gates_on_hosts_of_one_name_do_not_take_each_other_for_themselves(tmp_path: Path) -> None:
+    configs = [
+        load(still_gate(tmp_path / host, server={"listen": "127.0.0.1:8080"}).config) for host in ("a", "b")
+    ]
+    for config in configs:
+        signer(config.ledger.key_file)  # as the start makes it
+    first, second = map(app.owner_of, configs)
+    assert first != second and first == app.owner_of(configs[0])
 
 
 def test_a_database_that_is_none(new_gate: NewGate) -> None:

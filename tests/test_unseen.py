@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyrage
 import pytest
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from proxy.cases.keeping import Origin
+from proxy.cases.keeping import Keeper, Origin, adopt_orphans
 from proxy.cases.life import CaseState
+from proxy.cases.quarantine import Quarantine
+from proxy.cases.quota import Limits, Quota
 from proxy.cases.sealing import Sealer, read_identities, write_new_identity
-from proxy.cases.unseen import Noting, facts_of
+from proxy.cases.unseen import Noting, UnseenUploads, facts_of
 from proxy.database import Case, Database, Promise, UnseenUpload, backlog, cases, ledger, unseen
-from proxy.errors import CaseError, SealingError
+from proxy.errors import CaseError, NoRoom, SealingError
+from proxy.faults import nowhere
+from proxy.intake.budget import Budget
 from proxy.intake.uploads import upload_of
+from proxy.metrics import Metrics
+from proxy.policy import Decision, Verdict
 from tests import pictures
 from tests.looker import sha256
 
 FILE = pictures.png((64, 48), seed=940_000)
+MB = 1024 * 1024
 ENTRY = {"file": "a.png", "delete_token": "t"}
 
 
@@ -160,3 +170,129 @@ def test_facts_that_the_gate_cannot_open_any_more_go_to_the_reviewers_as_they_ar
     assert list(kept) == ["sealed"]
     opened = pyrage.decrypt(base64.b64decode(kept["sealed"]), read_identities(tmp_path / "reviewer.key"))
     assert json.loads(opened) == {"uploader": {"address": "192.0.2.1"}}
+
+
+def test_what_is_sealed_already_is_taken_away_also_where_nobody_may_look(database: Database) -> None:
+    noted(database, "a.png")
+    noted(database, "b.png")
+    now = backlog.Lease("a gate", datetime.now(UTC) + timedelta(minutes=1))
+    assert backlog.lease_unseen(database, now, looking=False) is None
+    first = leased(database)
+    unseen.held_since(database, first, case_at("a.png"), others=[], facts={})
+    backlog.give_back(database, first, again_s=None, counts=False)
+    again = backlog.lease_unseen(database, now, looking=False)
+    assert again is not None and (again.alias, again.case_id) == ("a.png", "case-1")
+    assert backlog.lease_unseen(database, now, looking=False) is None
+
+
+class Having(Deleting):
+    """As much of pict-rs as holding needs: it has the file until it is deleted."""
+
+    async def original(self, alias: str, *, largest: int) -> bytes:
+        return FILE
+
+    async def aliases(self, alias: str) -> list[str]:
+        return [alias]
+
+    async def has(self, alias: str) -> bool:
+        return alias not in self.deleted
+
+
+class Confirmed:
+    """Everything is known to be what it must not be."""
+
+    async def find(self, sha256: str) -> Decision:
+        return Decision(Verdict.BLOCK, "confirmed before")
+
+
+async def test_a_hit_finds_room_when_uploads_do_not_and_until_then_it_is_counted(
+    database: Database, tmp_path: Path
+) -> None:
+    noted(database)
+    taken = case_at()
+    taken.sealed_size = 10 * MB - 250 * 1024
+    cases.add(database, taken, facts={})
+    quarantine = Quarantine(tmp_path, Sealer([write_new_identity(tmp_path / "key")]), nowhere)
+    metrics, unused, pictrs = Metrics(), cast(Any, None), Having()
+
+    async def settled(quota: int) -> tuple[int, int]:
+        """How many are public then, and how often pict-rs was told to delete it."""
+        room = Quota(database, tmp_path, Limits(quota, quota, 0), metrics)
+        await room.count()
+        keeper = Keeper(database, quarantine, room, metrics, nowhere)
+        queue = UnseenUploads(
+            database=database,
+            identities=[],
+            memory=Budget(10 * MB),
+            largest_bytes=MB,
+            judge=unused,
+            known=cast(Any, Confirmed()),
+            lookout=unused,
+            keeper=keeper,
+            pictrs=cast(Any, pictrs),
+            fault=nowhere,
+        )
+        item = leased(database)
+        try:
+            upload = upload_of(FILE, sha256(FILE), file_name="", declared_type=None)
+            held = Decision(Verdict.HOLD, "a rule")
+            with pytest.raises(NoRoom):  # uploads have none either way
+                await keeper.keep(upload, held, None, Origin("", [], {}), None)
+            with suppress(NoRoom):
+                await queue.settle(item)
+            return await queue.count_public(), len(pictrs.deleted)
+        finally:
+            keeper.close()
+            backlog.give_back(database, item, again_s=None, counts=False)
+
+    assert await settled(5 * MB) == (1, 0)
+    assert await settled(10 * MB) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "left"),
+    [
+        (IntegrityError("", {}, Exception()), []),
+        (CaseError("another gate has it by now"), []),
+        (OperationalError("", {}, Exception()), [".age"]),  # nobody knows: it may be a case
+    ],
+)
+async def test_a_try_that_certainly_makes_no_case_leaves_no_file_behind(
+    database: Database, tmp_path: Path, failure: Exception, left: list[str]
+) -> None:
+    quarantine = Quarantine(tmp_path / "cases", Sealer([write_new_identity(tmp_path / "key")]), nowhere)
+    room = Quota(database, tmp_path, Limits(MB, MB, 0), Metrics())
+    keeper = Keeper(database, quarantine, room, Metrics(), nowhere)
+    upload, held = upload_of(FILE, sha256(FILE), file_name="", declared_type=None), Decision(Verdict.HOLD, "")
+    origin = Origin("", [], {})
+
+    def record(*_: Any) -> None:
+        raise failure
+
+    def adopted(case: Case, _: Any) -> None:  # by another gate, while this one stood still
+        adopt_orphans(database, quarantine, older_than_s=0)
+        raise failure
+
+    with pytest.raises(type(failure)):
+        await keeper.keep_stored(upload, held, None, origin, promises=[], facts={}, record=adopted)
+    left = [".age", *left * 2]
+    for _ in range(2):
+        with pytest.raises(type(failure)):
+            await keeper.keep_stored(upload, held, None, origin, promises=[], facts={}, record=record)
+    keeper.close()
+    assert [path.suffix for path in (tmp_path / "cases").iterdir()] == left
+
+
+async def test_what_passed_unseen_is_noted_in_the_database_s_own_threads(database: Database) -> None:
+    """There are as many as there are connections for them."""
+    threads: list[str] = []
+
+    class Watching(Sealer):
+        def seal_facts(self, facts: Any) -> bytes:
+            threads.append(threading.current_thread().name)
+            return b"sealed"
+
+    upload = upload_of(FILE, sha256(FILE), file_name="", declared_type=None)
+    noting = Noting(database, Watching([]), cast(Any, Deleting()))
+    await noting.note([upload], [ENTRY], Origin("POST /image", [], {}))
+    assert [name.partition("_")[0] for name in threads] == ["database"] and len(rows(database)) == 1

@@ -8,7 +8,6 @@ one, or the same, goes on. It must never end by itself, and never look at one th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -72,8 +71,12 @@ class NotNow(Exception):
 class Queue(Protocol):
     """One kind of what waits."""
 
-    async def lease(self, lease: Lease) -> Any | None:
-        """The next one, for the caller alone; None where there is none."""
+    async def lease(self, lease: Lease, *, looking: bool) -> Any | None:
+        """The next one, for the caller alone; None where there is none.
+
+        Args:
+            looking: whether it may be one that nobody has looked at yet.
+        """
         ...
 
     async def settle(self, item: Any) -> None:
@@ -107,6 +110,7 @@ class Backlog:
         sweeper: Queue,
         owner: str,
         pause: Callable[[], Awaitable[bool]],
+        public: Callable[[], Awaitable[int]],
         pace: Pace | None = None,
     ) -> None:
         """
@@ -114,13 +118,18 @@ class Backlog:
             workers: for each, its queues in the order in which it asks them.
             sweeper: a queue that needs nobody to look.
             owner: a name of this gate, the same after a restart and no other gate's.
-            pause: while it says True, nothing is taken.
+            pause: while it says True, nothing is looked at; what needs no look goes on.
+            public: how many hits are to be seen by everybody still, for the metrics.
         """
         self._database, self._lookout, self._metrics = database, lookout, metrics
         self._workers, self._sweeper, self._owner, self._pause = workers, sweeper, owner, pause
+        self._public = public
         self._pace = pace or Pace()
         # What others had achieved when something was last tried in vain. Lost at a restart, it costs a try.
         self._progress: dict[tuple[str | int, str], int] = {}
+        # What the database did not take back: given back before anything else is taken, so that nobody
+        # believes this gate to have died of it. One a worker at most.
+        self._owed: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> None:
         """Goes on until it is cancelled; what it has in hand then is given back."""
@@ -147,8 +156,8 @@ class Backlog:
         while True:
             done: bool | None = False
             try:
-                if (self._lookout.is_hopeful or not needs_look) and not await self._pause():
-                    done = await self._next(queues)
+                if self._lookout.is_hopeful or not needs_look:
+                    done = await self._next(queues, looking=needs_look and not await self._pause())
             except Exception as error:  # noqa: BLE001 — the border: whatever it is, the backlog goes on
                 log.error("the backlog has to wait: %s", type(error).__name__)
                 done = None
@@ -162,11 +171,18 @@ class Backlog:
                 pause_s = min(self._pace.longest_pause_s, pause_s * 2) if is_alone else self._pace.idle_s
                 await asyncio.sleep(pause_s)
 
-    async def _next(self, queues: Sequence[Queue]) -> bool | None:
+    async def _next(self, queues: Sequence[Queue], *, looking: bool) -> bool | None:
         """Settles what is next; False where there is nothing, None where it has to wait."""
+        while self._owed:
+            give_back = self._owed.pop()
+            try:
+                await give_back()
+            except SQLAlchemyError:
+                self._owed.append(give_back)
+                raise
         for queue in queues:
             until = datetime.now(UTC) + timedelta(seconds=self._pace.lease_s)
-            item = await queue.lease(Lease(self._owner, until))
+            item = await queue.lease(Lease(self._owner, until), looking=looking)
             if item is not None:
                 return await self._settle(queue, item)
         return False
@@ -219,8 +235,13 @@ class Backlog:
     async def _give_back(
         self, item: Case | UnseenUpload, *, again_s: float | None, counts: bool, is_over: bool
     ) -> None:
-        with contextlib.suppress(SQLAlchemyError):  # then the lease runs out
+        async def give_back() -> None:
             await self._database.run(rows.give_back, item, again_s=again_s, counts=counts, is_over=is_over)
+
+        try:
+            await give_back()
+        except SQLAlchemyError:
+            self._owed.append(give_back)
 
     async def _count(self) -> None:
         while True:
@@ -231,6 +252,7 @@ class Backlog:
                 since = min(filter(None, (waiting.since, waiting.unseen_since)), default=None)
                 waits_s = (datetime.now(UTC) - since).total_seconds() if since else 0
                 self._metrics.backlog_oldest_seconds.set(waits_s)
+                self._metrics.public_hits.set(await self._public())
             except Exception as error:  # noqa: BLE001 — the border
                 log.error("the backlog cannot be counted: %s", type(error).__name__)
             await asyncio.sleep(self._pace.idle_s * 5)

@@ -97,9 +97,9 @@ class DeferredCases:
         self._decider, self._clearances, self._fault = decider, clearances, fault
         self._stored = 0
 
-    async def lease(self, lease: Lease) -> Case | None:
+    async def lease(self, lease: Lease, *, looking: bool) -> Case | None:
         """See `Queue.lease`."""
-        return await self._database.run(rows.lease_case, lease)
+        return await self._database.run(rows.lease_case, lease, looking=looking)
 
     async def give_up(self, item: Case, reason: str) -> None:
         """See `Queue.give_up`."""
@@ -219,8 +219,8 @@ class Resealer:
         finally:
             self._quarantine.discard(new)
 
-    async def lease(self, lease: Lease) -> Case | None:
-        """See `Queue.lease`."""
+    async def lease(self, lease: Lease, *, looking: bool) -> Case | None:
+        """See `Queue.lease`. Somebody has looked at all of them."""
         return await self._database.run(rows.lease_to_reseal, lease)
 
     async def settle(self, item: Case) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import secrets
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from proxy import __version__
 from proxy.aliases import alias_key, make_alias, make_delete_token
@@ -23,7 +24,7 @@ from proxy.cases.quota import Quota
 from proxy.cases.sealing import FORMAT
 from proxy.channels.looks import Look, Seen
 from proxy.database import Case, CaseState, Database, Promise, cases, room
-from proxy.errors import NoRoom, SealingError
+from proxy.errors import CaseError, NoRoom, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.uploads import Upload
 from proxy.media import Format, Size
@@ -35,6 +36,9 @@ _CASE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
 Query = Sequence[tuple[str, str]]
 T = TypeVar("T")
+
+# That an upload waits for its case. A hanging disk, say; the database gives up sooner.
+_KEPT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,15 @@ class Keeper:
         Raises:
             AliasTaken: the alias that was asked for stands for another case; the upload is sealed.
             NoRoom: nothing was kept, because a limit of the quarantine would be passed.
-            SealingError: nothing was kept.
+            SealingError: nothing was kept, or nobody knows in time: then it may be kept, without a promise.
         """
         case, facts = self._case(upload, decision, look, origin)
+        too_late = threading.Event()
 
         def work() -> Promise | None:
             self._seal(case, facts, upload)
+            if too_late.is_set():  # nobody could be told; the sealed file is adopted as a case
+                raise SealingError(f"case {case.id} could not be recorded in time")
             promise = None
             if wanted is not None:
                 size, frames = wanted.size()
@@ -119,7 +126,13 @@ class Keeper:
             self._record(case, facts)
             return promise
 
-        promise = await self._in_room(case, upload, work)
+        try:
+            async with asyncio.timeout(_KEPT_S):
+                promise = await self._in_room(case, upload, work)
+        except TimeoutError:
+            too_late.set()
+            self._metrics.sealing_failures.inc()
+            raise SealingError(f"case {case.id} could not be kept within {_KEPT_S:.0f} s") from None
         self._fault("case-recorded")
         return promise
 
@@ -145,6 +158,7 @@ class Keeper:
             The id of the case.
 
         Raises:
+            IntegrityError, CaseError: of `record`; nothing was kept. pict-rs has it, so it is tried again.
             NoRoom: nothing was kept, because a limit of the quarantine would be passed.
             SealingError: nothing was kept.
         """
@@ -153,9 +167,16 @@ class Keeper:
 
         def work() -> None:
             self._seal(case, {**known, **facts}, upload)
-            record(case, _noted(known))
+            file = case.file
+            try:
+                record(case, _noted(known))
+            except (IntegrityError, CaseError):  # after anything else it may be recorded, and the file stays
+                if not self._is_recorded(case.id):
+                    case.file = ""
+                    self._quarantine.discard(self._quarantine.path(file))
+                raise
 
-        await self._in_room(case, upload, work)
+        await self._in_room(case, upload, work, is_public=True)
         return case.id
 
     def _case(
@@ -185,9 +206,11 @@ class Keeper:
         )
         return case, facts
 
-    async def _in_room(self, case: Case, upload: Upload, work: Callable[[], T]) -> T:
+    async def _in_room(
+        self, case: Case, upload: Upload, work: Callable[[], T], *, is_public: bool = False
+    ) -> T:
         """Does `work`, which seals a case, where there is room for it."""
-        with self._quota.place(len(upload.content), case.uploader) as place:
+        with self._quota.place(len(upload.content), case.uploader, is_public=is_public) as place:
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
             except SealingError as error:
@@ -195,7 +218,7 @@ class Keeper:
                     self._metrics.sealing_failures.inc()
                 raise
             finally:
-                if case.file is not None:
+                if case.file:
                     place.written(case.id, case.sealed_size or 0)
 
     def _seal(self, case: Case, facts: Mapping[str, Any], upload: Upload) -> None:
@@ -205,6 +228,16 @@ class Keeper:
         case.sealed_to = self._quarantine.sealed_to(gate_reads=case.gate_reads)
         case.sealed_size = self._quarantine.size(case.file)
         self._fault("case-sealed")
+
+    def _is_recorded(self, case_id: str) -> bool:
+        """Whether there is such a case: another gate may have adopted its file, had this one stood still."""
+        try:
+            cases.get(self._database, case_id)
+        except CaseError:
+            return False
+        except SQLAlchemyError:
+            pass  # nobody knows
+        return True
 
     def close(self) -> None:
         """Waits for what is being sealed."""

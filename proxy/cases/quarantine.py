@@ -99,6 +99,8 @@ class Quarantine:
     def replace(self, name: str, new: Path) -> int:
         """Puts a file in the place of the one of that name; durable on return.
 
+        What a swap that was cut off has left beside it goes after that: it is older, and for others.
+
         Returns:
             Its bytes.
 
@@ -107,10 +109,14 @@ class Quarantine:
         """
         size = self._put(new, name)
         self._fault("case-replaced")
+        with suppress(OSError):  # then a rotation sees that it is not what the row is about
+            self.settle(name)
         return size
 
     def discard(self, new: Path) -> None:
-        """Removes what `write_beside` or `seal_beside` has written, unless it has taken its place."""
+        """Removes what `write_beside` or `seal_beside` has written, unless it has taken its place; or what
+        `seal` has, of which certainly no case came and which is somewhere else still.
+        """
         with suppress(OSError):
             new.unlink(missing_ok=True)
 
@@ -184,10 +190,17 @@ class Quarantine:
         path.with_suffix(_BEFORE).unlink(missing_ok=True)
 
     def put_back(self, name: str) -> None:
-        """Undoes a swap of `name` that was cut off."""
+        """Undoes a swap of `name` that was cut off.
+
+        Raises:
+            SealingError: it could not be done; another rotation has, say.
+        """
         path = self.path(name)
-        path.with_suffix(_BEFORE).rename(path)
-        self._sync_folder()
+        try:
+            path.with_suffix(_BEFORE).rename(path)
+            self._sync_folder()
+        except OSError as error:
+            raise SealingError(f"{path}: could not be put back: {error.strerror}") from None
 
     def unsettled(self) -> Iterator[tuple[str, Path]]:
         """Names of the files whose swap was cut off, and where that which was there before lies."""

@@ -27,6 +27,8 @@ _COUNT_EVERY_S = 3.0
 _COUNT_PAUSE = 50  # times as long as a count of very many cases takes: 2 % of a core
 # What a container has besides the bytes: facts, the tar's blocks, age's header and a tag for each 64 KiB.
 _BESIDES, _CHUNK = 16 * 1024, 4096
+# Of the quota, kept for what pict-rs has already: that nobody refuses, and it is public until it is sealed.
+_RESERVE = 1 / 20
 # Files without a case that may wait for a database which takes no more of them.
 _MOST_UNRECORDED = 10_000
 
@@ -85,19 +87,21 @@ class Quota:
         metrics.quarantine_quota_bytes.set(limits.quota)
 
     @contextmanager
-    def place(self, original_bytes: int, uploader: str | None) -> Iterator[Place]:
+    def place(self, original_bytes: int, uploader: str | None, *, is_public: bool = False) -> Iterator[Place]:
         """Room for one case while it is written; on the event loop.
 
         Args:
             original_bytes: size of what is to be sealed.
             uploader: the tag of who sent it; without one there is no share of his own.
+            is_public: whether pict-rs has it, so that it may have what is left when uploads are refused.
 
         Raises:
             NoRoom: there is none.
         """
         needed = _sealed_bytes(original_bytes)
         parts = (self._counted, self._since, self._being_written)
-        if sum(part.total for part in parts) + needed > self._limits.quota:
+        most = self._limits.quota * (1 if is_public else 1 - _RESERVE)
+        if sum(part.total for part in parts) + needed > most:
             raise self._no_room("quota", "the quarantine is full: cases.quota_gb")
         his = sum(part.of(uploader) for part in parts)
         if uploader is not None and his + needed > self._limits.of_uploader:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyrage
@@ -16,7 +17,7 @@ from proxy.cases.quarantine import Quarantine
 from proxy.cases.recipients import digest, sealed_to
 from proxy.cases.sealing import Sealer, decrypt, is_as_uploaded, recipients_in, unpack
 from proxy.database import Case, CaseState, Database, cases, rotating
-from proxy.errors import CaseError, SealingError
+from proxy.errors import CaseError, SealingError, Unreadable
 from proxy.faults import FaultPoint
 
 
@@ -112,8 +113,10 @@ class Rotation:
                     self._quarantine.settle(name)
                     continue
                 self._clear(case, before)
-                rotating.forget(self._database, case.id)
-                self._quarantine.put_back(name)
+                if self._is_noted(case, before):
+                    self._quarantine.settle(name)
+                else:
+                    rotating.put_back(self._database, case, partial(self._quarantine.put_back, name))
             except (CaseError, SealingError) as error:
                 troubles.append(f"{error}; a rotation was cut off there, and {before.name} lies beside it")
         return troubles
@@ -124,15 +127,37 @@ class Rotation:
         except ValueError as error:
             raise CaseError(f"{case.id}: {error}") from None
 
-    def _clear(self, case: Case, path: Path) -> bytes:
-        clear = decrypt(path, self._keys.identities)
+    def _clear(
+        self, case: Case, path: Path, identities: Sequence[pyrage.x25519.Identity] | None = None
+    ) -> bytes:
+        clear = decrypt(path, self._keys.identities if identities is None else identities)
         if not is_as_uploaded(unpack(clear, path), case.sha256):
             raise CaseError(f"{case.id}: the sealed bytes are not those that were uploaded")
         return clear
 
-    def _opens(self, case: Case, path: Path) -> bool:
+    def _is_noted(self, case: Case, before: Path) -> bool:
+        """Whether the case's row is about the file that has taken the place of `before`.
+
+        It is about one of the two. What a key opens that is none of the row's recipients, it is not about.
+        """
+        wanted, reviewers, gate = self._keys.wanted, self._keys.reviewers, self._keys.gate
+        if case.sealed_to is None or case.sealed_to not in (wanted.usual, wanted.gate_reads):
+            return False
+        recipients = sealed_to(reviewers, gate, gate_reads=case.sealed_to != wanted.usual)
+        others = [one for one in self._keys.identities if str(one.to_public()) not in recipients]
+        if not others or not self._opens(case, before, others):
+            return False
         try:
-            self._clear(case, path)
+            decrypt(self._quarantine.path(case.file), self._keys.identities)
+        except Unreadable as error:  # a damaged one is not worth a whole one
+            return error.is_for_others
+        return False
+
+    def _opens(
+        self, case: Case, path: Path, identities: Sequence[pyrage.x25519.Identity] | None = None
+    ) -> bool:
+        try:
+            self._clear(case, path, identities)
         except (CaseError, SealingError):
             return False
         return True

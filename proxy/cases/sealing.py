@@ -205,6 +205,11 @@ def gate_identities(path: Path) -> list[pyrage.x25519.Identity]:
     return read_identities(path)
 
 
+def gate_public(identities: Sequence[pyrage.x25519.Identity]) -> str:
+    """The recipient that stands for the gate: of the first key in its file. Further ones only open."""
+    return str(identities[0].to_public())
+
+
 def _new_identity() -> tuple[str, str]:
     """A recipient, and the text of its identity's file."""
     identity = pyrage.x25519.Identity.generate()

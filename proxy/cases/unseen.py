@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 30.0
 _PICTRS_S = 30.0  # after which pict-rs is asked again
+_MOST_COUNTED = 10_000
 _GONE_S, _GLANCE_S = 10.0, 0.2  # pict-rs answers a deletion before it has done it
 
 
@@ -70,16 +71,16 @@ class Noting:
             PictrsError: nor could it be taken away from pict-rs.
         """
 
-        def work() -> None:
+        def work(database: Database) -> None:
             passed = [
                 self._row(upload, entry, origin)
                 for upload, entry in zip(unseen, stored, strict=True)
                 if upload is not None
             ]
-            rows.passed_unseen(self._database, passed)
+            rows.passed_unseen(database, passed)
 
         try:
-            await asyncio.to_thread(work)
+            await self._database.run(work)  # in its few threads, of which each finds a connection
         except Exception as error:  # noqa: BLE001 — the border: whatever it is, nothing stays there unnoted
             for entry in stored:
                 if isinstance(entry, Mapping) and "file" in entry:
@@ -131,10 +132,22 @@ class UnseenUploads:
         self._memory, self._largest_bytes = memory, largest_bytes
         self._judge, self._known, self._lookout = judge, known, lookout
         self._keeper, self._pictrs, self._fault = keeper, pictrs, fault
+        self._hits: set[int] = set()  # that could perhaps not be sealed yet; for the metrics alone
 
-    async def lease(self, lease: Lease) -> UnseenUpload | None:
-        """See `Queue.lease`."""
-        return await self._database.run(lease_unseen, lease)
+    async def count_public(self) -> int:
+        """How many are known to be hits, and pict-rs has them still.
+
+        Raises:
+            SQLAlchemyError: the database cannot be asked.
+        """
+        asked = set(self._hits)
+        found = await self._database.run(rows.still_public, asked)
+        self._hits -= asked - found
+        return len(found)
+
+    async def lease(self, lease: Lease, *, looking: bool) -> UnseenUpload | None:
+        """See `Queue.lease`. What is sealed already has only to be taken away."""
+        return await self._database.run(lease_unseen, lease, looking=looking)
 
     async def settle(self, item: UnseenUpload) -> None:
         """See `Queue.settle`."""
@@ -188,6 +201,8 @@ class UnseenUploads:
         if decision.verdict is Verdict.ALLOW:
             await self._database.run(rows.seen_since, item, reason=decision.reason)
             return False
+        if len(self._hits) < _MOST_COUNTED:
+            self._hits.add(item.number)
         await self._hold(item, upload, look, decision)
         return True
 

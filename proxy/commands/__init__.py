@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from proxy.config import Config
+from proxy.database import Database
 from proxy.errors import CaseError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -44,6 +48,20 @@ def shared() -> Shared:
     )
     made.keyed.add_argument("--identity", type=Path, metavar="FILE", help="the reviewer's private key")
     return made
+
+
+@contextmanager
+def database_of(config: Config) -> Iterator[Database]:
+    """The configured database, with nothing else of the gate built that could be in the way.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+    database = Database(config.database.url, password=config.database.password)
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 def who_reviews() -> str:

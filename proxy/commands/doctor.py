@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from proxy import app, doctor
-from proxy.commands import Commands, Shared
+from proxy.commands import Commands, Shared, database_of
 from proxy.commands.keys import gate_recipient
 from proxy.config import Config, load
-from proxy.database import Database, checking
+from proxy.database import checking
 from proxy.doctor import Finding, Level
 from proxy.errors import ConfigError, SealingError
 from proxy.pictrs import Pictrs
@@ -103,13 +103,10 @@ def _of_database(config: Config, identity: Path | None) -> list[Finding]:
     except SealingError as error:
         found.append(Finding("gate's own key", Level.FAIL, str(error)))
         gate = None
-    database = Database(config.database.url, password=config.database.password)
-    try:
+    with database_of(config) as database:
         found.append(doctor.check_ledger(database))
         found.append(doctor.check_sealing(database, config.cases.recipients, gate))
         if (key := identity or config.cases.identity_file) is not None:
             newest = checking.newest_sealed(database)
             found.append(doctor.check_newest_case(newest, config.cases, key))
-    finally:
-        database.close()
     return found

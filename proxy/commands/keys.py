@@ -11,10 +11,10 @@ import pyrage
 
 from proxy import app
 from proxy.cases.rotating import Keys, Rotation
-from proxy.cases.sealing import read_identities, write_new_identity
+from proxy.cases.sealing import gate_public, read_identities, write_new_identity
 from proxy.commands import Commands, Shared
 from proxy.config import Config, load
-from proxy.database import ledger
+from proxy.database import ledger, rotating
 from proxy.errors import CaseError, GateError
 
 _SAID_EVERY = 100  # cases
@@ -64,6 +64,12 @@ async def _rotate(options: argparse.Namespace) -> int:
         )
     async with app.parts(config) as made:
         rotation = Rotation(made.database, made.quarantine, keys, made.fault)
+        if keys.gate is None and (count := await made.database.run(rotating.count_for_gate)):
+            print(
+                f"left as they are: {count} cases that the gate has still to open, for its own key is "
+                "not here (cases.gate_identity_file); it seals them for its recipients when it has looked",
+                file=sys.stderr,
+            )
         if options.dry_run:
             return await _try(rotation)
         troubles = await asyncio.to_thread(rotation.resume)
@@ -122,7 +128,7 @@ def gate_recipient(config: Config) -> str | None:
         SealingError: its file cannot be read.
     """
     path = config.cases.gate_identity_file
-    return str(read_identities(path)[0].to_public()) if path.exists() else None
+    return gate_public(read_identities(path)) if path.exists() else None
 
 
 def _keys(options: argparse.Namespace, config: Config) -> Keys:

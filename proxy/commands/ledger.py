@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from proxy.commands import Commands, Shared
+from proxy.commands import Commands, Shared, database_of
 from proxy.config import Config, load
 from proxy.database import Database, allows, ledger
 from proxy.errors import ConfigError
@@ -114,11 +114,8 @@ async def _with_database(config: Config, work: Callable[[Database], T]) -> T:
     """`work(database)` in a thread, with nothing else of the gate built."""
 
     def run() -> T:
-        database = Database(config.database.url, password=config.database.password)
-        try:
+        with database_of(config) as database:
             return work(database)
-        finally:
-            database.close()
 
     return await asyncio.to_thread(run)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from proxy.commands import Commands, Shared
+from proxy.commands import Commands, Shared, database_of
 from proxy.config import load
-from proxy.database import Database, Lockdown, lockdowns
+from proxy.database import Lockdown, lockdowns
 from proxy.review.terminal import harmless
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
@@ -39,35 +37,25 @@ def add(commands: Commands, shared: Shared) -> None:
 
 async def _on(options: argparse.Namespace) -> None:
     until = datetime.now(UTC) + options.duration if options.duration else None
-    with _database(options) as database:
+    with database_of(load(options.config)) as database:
         begun = lockdowns.begin(database, by=options.reviewer, reason=options.reason, until=until)
     print(f"lockdown: {_in_words(begun)}")
 
 
 async def _off(options: argparse.Namespace) -> None:
-    with _database(options) as database:
+    with database_of(load(options.config)) as database:
         ended = lockdowns.end(database, by=options.reviewer)
     print("lockdown: off" if ended else "lockdown: there was none")
 
 
 async def _status(options: argparse.Namespace) -> None:
-    with _database(options) as database:
+    with database_of(load(options.config)) as database:
         lockdowns.end_due(database)
         found = lockdowns.in_force(database)
     if options.json:
         print(json.dumps({"on": found is not None, **(_facts_of(found) if found else {})}, indent=1))
         return
     print(f"lockdown: {_in_words(found) if found else 'off'}")
-
-
-@contextmanager
-def _database(options: argparse.Namespace) -> Iterator[Database]:
-    """Nothing else of the gate is needed, so nothing else can be in the way when it is urgent."""
-    database = Database(load(options.config).database.url)
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 def _facts_of(lockdown: Lockdown) -> dict[str, str | None]:

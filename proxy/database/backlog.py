@@ -79,19 +79,30 @@ def forget_leases(database: Database, owner: str) -> None:
             session.execute(update(model).where(model.leased_by == owner).values(leased_until=None))
 
 
-def lease_case(database: Database, lease: Lease) -> Case | None:
+def lease_case(database: Database, lease: Lease, *, looking: bool = True) -> Case | None:
     """The oldest deferred case that the gate can look at, for the caller alone; None where there is none.
 
     A release that the gate has begun by itself and not ended is given out again.
+
+    Args:
+        looking: whether it may be one that nobody has looked at; else only such a release.
     """
-    unfinished = and_(Case.state == CaseState.RELEASING, Case.decided_by == GATE)
-    waits = and_(Case.gate_reads, or_(Case.state == CaseState.DEFERRED, unfinished))
-    return _leased(database, Case, waits, (Case.created_at, Case.id), lease)
+    which = and_(Case.state == CaseState.RELEASING, Case.decided_by == GATE)
+    if looking:
+        which = or_(Case.state == CaseState.DEFERRED, which)
+    return _leased(database, Case, and_(Case.gate_reads, which), (Case.created_at, Case.id), lease)
 
 
-def lease_unseen(database: Database, lease: Lease) -> UnseenUpload | None:
-    """The oldest upload that passed unseen and is not done with, for the caller alone; None without any."""
-    return _leased(database, UnseenUpload, UnseenUpload.done_at.is_(None), (UnseenUpload.number,), lease)
+def lease_unseen(database: Database, lease: Lease, *, looking: bool = True) -> UnseenUpload | None:
+    """The oldest upload that passed unseen and is not done with, for the caller alone; None without any.
+
+    Args:
+        looking: whether it may be one that nobody has looked at; else only one that is sealed already.
+    """
+    which: ColumnElement[bool] = UnseenUpload.done_at.is_(None)
+    if not looking:
+        which = and_(which, UnseenUpload.case_id.is_not(None))
+    return _leased(database, UnseenUpload, which, (UnseenUpload.number,), lease)
 
 
 def lease_to_reseal(database: Database, lease: Lease) -> Case | None:

@@ -95,6 +95,10 @@ class Database:
         except TimeoutError:
             raise DatabaseTimeout("the database did not answer in time") from None
 
+    def answer_within(self, seconds: float) -> None:
+        """From now on somebody waits for the answer of each `run`. What a start reads may take its time."""
+        self._within_s = seconds
+
     def close(self) -> None:
         """Waits for what is under way and closes every connection."""
         self._threads.shutdown()

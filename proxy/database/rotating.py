@@ -19,7 +19,8 @@ class Wanted:
 
     Attributes:
         usual: the reviewers alone.
-        gate_reads: the reviewers and the gate; None where the gate has no key.
+        gate_reads: the reviewers and the gate; None where the gate has no key. Cases that it has
+            still to open are then left out: see `count_for_gate`.
     """
 
     usual: str
@@ -36,6 +37,12 @@ def count_to_reseal(database: Database, wanted: Wanted) -> int:
     """How many they are."""
     with database.reading() as session:
         return session.scalar(select(func.count()).where(_otherwise_sealed(wanted))) or 0
+
+
+def count_for_gate(database: Database) -> int:
+    """How many cases the gate has still to open."""
+    with database.reading() as session:
+        return session.scalar(select(func.count()).where(_is_there, Case.gate_reads)) or 0
 
 
 def resealed(
@@ -65,16 +72,37 @@ def resealed(
     return True
 
 
-def forget(database: Database, case_id: str) -> None:
-    """Nobody knows any more for whom the case's file is sealed."""
-    with database.writing() as session:
-        session.get_one(Case, case_id).sealed_to = None
+def put_back(database: Database, case: Case, put: Callable[[], None]) -> bool:
+    """Undoes a swap that was cut off: until it is done again, nobody knows for whom the case is sealed.
+
+    Args:
+        case: as it was when its files were read.
+        put: puts the former file back.
+
+    Returns:
+        False where the case has changed meanwhile: nothing is put back.
+    """
+    with database.writing() as session:  # on the disk before anything is moved, should that be cut off too
+        now = session.get_one(Case, case.id, with_for_update=True)
+        if (now.sealed_to, now.gate_reads) != (case.sealed_to, case.gate_reads):
+            return False
+        now.sealed_to = None
+    with database.writing() as session:  # in which no other file takes its place
+        now = session.get_one(Case, case.id, with_for_update=True)
+        if (now.sealed_to, now.gate_reads) != (None, case.gate_reads):
+            return False
+        put()
+    return True
+
+
+_is_there = Case.state != CaseState.EXPIRED
 
 
 def _otherwise_sealed(wanted: Wanted) -> ColumnElement[bool]:
-    is_right = or_(
-        and_(not_(Case.gate_reads), Case.sealed_to == wanted.usual),
-        and_(Case.gate_reads, Case.sealed_to == wanted.gate_reads),
-    )
     # A comparison with nothing is neither true nor false, so nothing is named.
-    return and_(Case.state != CaseState.EXPIRED, or_(Case.sealed_to.is_(None), not_(is_right)))
+    is_unknown = Case.sealed_to.is_(None)
+    usual = and_(not_(Case.gate_reads), or_(is_unknown, Case.sealed_to != wanted.usual))
+    if wanted.gate_reads is None:
+        return and_(_is_there, usual)
+    with_gate = and_(Case.gate_reads, or_(is_unknown, Case.sealed_to != wanted.gate_reads))
+    return and_(_is_there, or_(usual, with_gate))

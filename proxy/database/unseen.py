@@ -5,11 +5,11 @@ Who sent something lies here sealed; it is let go of only where no case came of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from proxy.database import ledger
 from proxy.database.backlog import own
@@ -119,6 +119,19 @@ def taken_away(database: Database, leased: UnseenUpload) -> None:
         for promise in case.promises:
             promise.stored_at = promise.stored_token = None
         ledger.append(session, "taken from pict-rs", actor=GATE, case_id=case.id)
+
+
+def still_public(database: Database, hits: Collection[int]) -> set[int]:
+    """The numbers of uploads that turned out hits and that pict-rs has still.
+
+    Args:
+        hits: numbers of those that are no cases, for want of room say; some thousands at most.
+    """
+    query = select(UnseenUpload.number).where(
+        UnseenUpload.done_at.is_(None), or_(UnseenUpload.case_id.is_not(None), UnseenUpload.number.in_(hits))
+    )
+    with database.reading() as session:
+        return set(session.scalars(query))
 
 
 def promised(database: Database, aliases: Sequence[bytes]) -> set[bytes]:

@@ -233,8 +233,13 @@ class Uploads:
         made = [promise for promise in promises if promise is not None]
         if made:
             self._fault("withdrawing")
-            await self._database.run(promising.remove, made, act="alias withdrawn")
+            stored = await self._database.run(promising.remove, made, act="alias withdrawn")
             self._fault("withdrawn")
+            for alias in stored:  # a release was faster than this request; nobody would ever delete it
+                try:
+                    await self._pictrs.delete(alias)
+                except PictrsError as error:
+                    log.warning("a withdrawn alias stays in pict-rs: %s", error)
 
     async def _look(self, upload: Upload, arrival: Arrival) -> _Judged:
         left = arrival.deadline - asyncio.get_running_loop().time()

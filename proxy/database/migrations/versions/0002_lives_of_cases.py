@@ -9,7 +9,8 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
-is_additive = True  # see proxy.database.migrating
+# Older gates cannot read the new states, nor do they heed a lockdown; see proxy.database.migrating.
+is_additive = False
 
 
 def upgrade() -> None:
