@@ -232,7 +232,6 @@ class Decider:
         """
         overtaken = await self._database.run(decisions.overtaken)
         random.shuffle(overtaken)  # what hangs may not keep the same ones waiting each time
-
         failed = await self._take_back_each([case_id for case_id, _ in overtaken], since=dict(overtaken))
         if failed is not None:
             raise failed
