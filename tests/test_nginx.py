@@ -190,7 +190,7 @@ def test_of_two_gates_either_may_go_and_come_back(
                 assert shown.status == 200 and shown.headers["cache-control"] == "no-store"
             if gone is first.program:
                 first.start()
-                time.sleep(5.5)  # so long nginx leaves it in peace
+                time.sleep(6.5)  # more than 5 s, so long nginx leaves it in peace; it counts whole seconds
         first.decide("release")
         assert (
             len({get(front, f"/image/original/{alias}").headers["cache-control"] for alias in aliases}) == 2
