@@ -37,9 +37,10 @@ MB = 1024 * 1024
 def small_disk(at: Path, megabytes: int = 2) -> Iterator[Path]:
     """A disk of its own, so that it can really be full."""
     at.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,nr_inodes=80,mode=700", "tmpfs", at], check=True
-    )
+    options = f"size={megabytes}m,nr_inodes=80,mode=700"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", at], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a disk of its own; `.ci/run` is run as root")
     try:
         yield at
     finally:
