@@ -250,7 +250,9 @@ class Scene:
             verdicts = {sha256: memory.exactly(database, sha256) for sha256 in hashes}
         files = {path.name for path in (self.gate.folder / "cases").iterdir()}
         kept = {case.file for case in known.values() if case.state is not CaseState.EXPIRED}
-        assert files == kept, "a file without a case, or a case without"
+        odd = {name: known.get(Path(name).stem.partition(".")[0]) for name in files ^ kept}
+        told = {name: case and (case.state, case.decided_by) for name, case in odd.items()}
+        assert files == kept, f"a file without a case, or a case without: {told}\n{self._log()}"
         acts: dict[str, list[str]] = {}
         for entry in entries:
             if entry.case_id is not None and entry.act in set(CaseState):
