@@ -248,11 +248,12 @@ class Scene:
             # That of an adopted case stands in its sealed file only.
             hashes = {case.sha256 for case in known.values() if case.sha256} | self._sent.keys()
             verdicts = {sha256: memory.exactly(database, sha256) for sha256 in hashes}
-        files = {path.name for path in (self.gate.folder / "cases").iterdir()}
         kept = {case.file for case in known.values() if case.state is not CaseState.EXPIRED}
-        odd = {name: known.get(Path(name).stem.partition(".")[0]) for name in files ^ kept}
-        told = {name: case and (case.state, case.decided_by) for name, case in odd.items()}
-        assert files == kept, f"a file without a case, or a case without: {told}\n{self._log()}"
+        self._until(
+            lambda: self._files() == kept,  # a gate may just be sealing one of them anew
+            "a file has its case, and a case its file",
+            odd=lambda: sorted(self._files() ^ kept),
+        )
         acts: dict[str, list[str]] = {}
         for entry in entries:
             if entry.case_id is not None and entry.act in set(CaseState):
@@ -331,7 +332,7 @@ class Scene:
 
     def _is_adopted(self) -> bool:
         with self.gate.database() as database:
-            present = {path.name for path in (self.gate.folder / "cases").iterdir()}
+            present = self._files()
             known = cases.listed(database, limit=100_000)
             return present == {case.file for case in known if case.state is not CaseState.EXPIRED}
 
@@ -343,10 +344,20 @@ class Scene:
             unseen = select(UnseenUpload.number).where(UnseenUpload.done_at.is_(None)).limit(1)
             return session.scalar(waits) is None and session.scalar(unseen) is None
 
-    def _until(self, holds: Callable[[], bool], what: str, *, within_s: float = _WITHIN_S) -> None:
+    def _files(self) -> set[str]:
+        return {path.name for path in (self.gate.folder / "cases").iterdir()}
+
+    def _until(
+        self,
+        holds: Callable[[], bool],
+        what: str,
+        *,
+        within_s: float = _WITHIN_S,
+        odd: Callable[[], object] = lambda: "",
+    ) -> None:
         end = time.monotonic() + within_s
         while not holds():
-            assert time.monotonic() < end, f"not in time: {what}\n" + self._log()
+            assert time.monotonic() < end, f"not in time: {what} {odd()}\n{self._log()}"
             time.sleep(0.05)
 
     def _log(self) -> str:
