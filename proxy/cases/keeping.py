@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import __version__
 from proxy.aliases import alias_key, make_alias, make_delete_token
@@ -24,7 +24,7 @@ from proxy.cases.quota import Quota
 from proxy.cases.sealing import FORMAT
 from proxy.channels.looks import Look, Seen
 from proxy.database import Case, CaseState, Database, Promise, cases, room
-from proxy.errors import CaseError, NoRoom, SealingError
+from proxy.errors import NoRoom, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.uploads import Upload
 from proxy.media import Format, Size
@@ -158,7 +158,7 @@ class Keeper:
             The id of the case.
 
         Raises:
-            IntegrityError, CaseError: of `record`; nothing was kept. pict-rs has it, so it is tried again.
+            IntegrityError, CaseError: of `record`. pict-rs has it, so it is tried again.
             NoRoom: nothing was kept, because a limit of the quarantine would be passed.
             SealingError: nothing was kept.
         """
@@ -167,14 +167,8 @@ class Keeper:
 
         def work() -> None:
             self._seal(case, {**known, **facts}, upload)
-            file = case.file
-            try:
-                record(case, _noted(known))
-            except (IntegrityError, CaseError):  # after anything else it may be recorded, and the file stays
-                if not self._is_recorded(case.id):
-                    case.file = ""
-                    self._quarantine.discard(self._quarantine.path(file))
-                raise
+            # Where that fails the sealed file stays, and is adopted as a case: nothing here deletes one.
+            record(case, _noted(known))
 
         await self._in_room(case, upload, work, is_public=True)
         return case.id
@@ -228,16 +222,6 @@ class Keeper:
         case.sealed_to = self._quarantine.sealed_to(gate_reads=case.gate_reads)
         case.sealed_size = self._quarantine.size(case.file)
         self._fault("case-sealed")
-
-    def _is_recorded(self, case_id: str) -> bool:
-        """Whether there is such a case: another gate may have adopted its file, had this one stood still."""
-        try:
-            cases.get(self._database, case_id)
-        except CaseError:
-            return False
-        except SQLAlchemyError:
-            pass  # nobody knows
-        return True
 
     def close(self) -> None:
         """Waits for what is being sealed."""

@@ -114,9 +114,7 @@ class Quarantine:
         return size
 
     def discard(self, new: Path) -> None:
-        """Removes what `write_beside` or `seal_beside` has written, unless it has taken its place; or what
-        `seal` has, of which certainly no case came and which is somewhere else still.
-        """
+        """Removes what `write_beside` or `seal_beside` has written, unless it has taken its place."""
         with suppress(OSError):
             new.unlink(missing_ok=True)
 
