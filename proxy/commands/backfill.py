@@ -18,7 +18,7 @@ from proxy import app
 from proxy.app import Parts
 from proxy.backfill import report
 from proxy.backfill.holding import Holding
-from proxy.backfill.looking import BackfillError, Means
+from proxy.backfill.looking import Means
 from proxy.backfill.options import Options, a_count, a_moment, a_rate, a_share, a_side, hours, seconds
 from proxy.backfill.pace import Pace
 from proxy.backfill.progress import Display, display
@@ -27,6 +27,7 @@ from proxy.backfill.sources import Page, Source
 from proxy.backfill.sources.opening import checked, opened
 from proxy.backfill.sources.pictrs import PictrsSource
 from proxy.backfill.thumbnails import thumbnail_of
+from proxy.backfill.viewing import BackfillError
 from proxy.backfill.watch import new_pages, newest
 from proxy.backfill.writing import check_writable, write_report
 from proxy.cases.keeping import Keeper
