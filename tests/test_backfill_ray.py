@@ -27,6 +27,7 @@ NewGate = Callable[..., Gate]
 PLAIN = [pictures.png((80, 50), seed=2000 + number) for number in range(26)]
 HITS = [pictures.png((90, 60), seed=2100), pictures.jpeg((120, 90), seed=2101), pictures.animation("GIF")]
 BROKEN = [pictures.png((300, 200), seed=2200)[:900], b"no picture at all, but plain words"]
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +93,15 @@ def what_matters(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def left_of(folder: Path) -> list[int]:
-    """Who is left of runs that have ended, once all have had time to end."""
-    end = time.monotonic() + 30
+    """Who is left of a run that has ended, once all have had time to end."""
+    end = time.monotonic() + 10
     while (left := using(folder)) and time.monotonic() < end:
         time.sleep(0.2)
     return left
+
+
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().strip("\0 ")
 
 
 def test_two_workers_report_what_a_classifier_reports_though_the_driver_is_killed(
@@ -121,6 +126,12 @@ def test_two_workers_report_what_a_classifier_reports_though_the_driver_is_kille
     assert len(processes) > 4 and listening_elsewhere(processes) == []
     os.kill(first.process.pid, signal.SIGKILL)
     first.process.wait()
+    agents = [
+        pid for pid in left_of(short) if name_of(pid) in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    ]
+    assert using(short) == agents  # these two look for their parent for a minute
+    for pid in agents:
+        os.kill(pid, signal.SIGKILL)
     before = looked_at(other)
     assert 5 <= before < 29
 

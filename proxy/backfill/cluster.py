@@ -12,10 +12,11 @@ import os
 import pickle
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STORE_BYTES = 80 * 1024 * 1024  # of a local Ray's object store, which carries questions and facts
-_TOGETHER = 8  # questions that go to a worker together
+_TOGETHER = 16  # questions that go to a worker together
 _BEGIN_S = 900.0  # until a first worker has loaded its weights
 _ANSWER_S = 1800.0  # for one file, which waits for others of its worker
 _END_S = 10.0
@@ -207,12 +208,10 @@ def import_ray(*, is_local: bool) -> Any:
         ConfigError: it is not installed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what it writes past Python's logging
     if is_local:
         # Whoever reaches its ports may run programs: they are loopback's alone, and want a token.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # its name says less than it does
-        # Its agents wait this long for what was killed together with this process.
-        os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "10"
         os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
     try:
         import ray
@@ -233,24 +232,35 @@ def _begin(ray: Any, reach: Reach, folder: Path | None) -> None:
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    local: dict[str, Any] = {
+        "num_cpus": reach.workers * reach.cpus + 1,
+        "include_dashboard": False,
+        "object_store_memory": _STORE_BYTES,
+        "_temp_dir": str(folder),
+        "_system_config": {"automatic_object_spilling_enabled": False},
+    }
     try:
-        if folder is None:
-            ray.init(reach.address, **quiet)
-            return
-        ray.init(
-            "local",
-            num_cpus=reach.workers * reach.cpus + 1,
-            include_dashboard=False,
-            object_store_memory=_STORE_BYTES,
-            _temp_dir=str(folder),
-            _system_config={"automatic_object_spilling_enabled": False},
-            **quiet,
-        )
+        with _deaf():
+            ray.init(reach.address or "local", **quiet, **({} if reach.address else local))
     except (OSError, RuntimeError, ValueError) as error:
-        where = f"--ray-address {reach.address}" if folder is None else "--engine ray"
+        where = f"--ray-address {reach.address}" if reach.address else "--engine ray"
         raise ConfigError(f"{where}: Ray does not start ({type(error).__name__})") from None
-    if ray.cluster_resources().get("GPU", 0) < reach.gpus:
+    if not reach.address and ray.cluster_resources().get("GPU", 0) < reach.gpus:
         raise ConfigError(f"--ray-gpus {reach.gpus:g}: this machine has fewer; name a cluster: --ray-address")
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Standard error is nowhere meanwhile: Ray's libraries greet there, amidst the lines of `--json`."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _belt(ray: Any, job: Job) -> Any:
@@ -327,11 +337,8 @@ def _pipeline(ray: Any, reach: Reach, belt: Any) -> Any:
         fn_constructor_args=(belt,),
         batch_size=None,
         batch_format="pyarrow",
-        # A worker fetches the next files while it looks at some.
-        compute=data.ActorPoolStrategy(
-            size=reach.workers, max_tasks_in_flight_per_actor=4, enable_true_multi_threading=True
-        ),
-        max_concurrency=2,
+        # The next questions are with a worker before it has answered the last ones.
+        compute=data.ActorPoolStrategy(size=reach.workers, max_tasks_in_flight_per_actor=2),
         **asked,
     )
 
