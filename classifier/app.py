@@ -179,6 +179,18 @@ async def connect(
         await Dialler(dialling, Service(engine, bounds, metrics), metrics).run(stop)
 
 
+@asynccontextmanager
+async def in_process(settings: Settings, bounds: Bounds) -> AsyncIterator[Service]:
+    """The service for a program that asks it without a connection.
+
+    Raises:
+        SetupError: the ensemble cannot be built.
+    """
+    metrics = Metrics()
+    async with _running(settings, metrics) as engine:
+        yield Service(engine, bounds, metrics)
+
+
 async def score_files(settings: Settings, files: Sequence[tuple[str, bytes]]) -> list[Result | Rejection]:
     """Looks at some files, a few at once; one result each, in their order.
 

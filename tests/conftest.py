@@ -16,6 +16,7 @@ _HITS = 150
 # Files that take half a minute or more, longest first: one of them last, and one of the two processes would
 # wait for the other at the end. (`--no-loadscope-reorder` keeps xdist from putting those of few tests last.)
 _LONG = (
+    "test_backfill_ray",
     *(
         "test_crashes",
         "test_7_",

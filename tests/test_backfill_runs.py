@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from proxy.backfill.looking import BackfillError
 from proxy.backfill.options import Options, a_moment, a_share, hours, quiet_for
 from proxy.backfill.pace import Pace
 from proxy.backfill.sources import Entry
+from proxy.backfill.viewing import BackfillError
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import ChannelError, File, Priority, Seen, Undecodable
 from proxy.database import Database

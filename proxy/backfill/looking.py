@@ -1,27 +1,22 @@
-"""One stored file: known, looked at earlier, or fetched and looked at now. Its bytes are never on a disk."""
+"""What comes of one stored file: known, looked at earlier, or looked at now by whom `viewing` has."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import hashlib
-import io
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-
-from PIL import Image
 
 from proxy.backfill.options import Options
 from proxy.backfill.pace import Pace
 from proxy.backfill.sources import Entry, Source, Unreadable
 from proxy.backfill.thumbnails import MOST, WORTH_BYTES, is_near, marked, side_of
+from proxy.backfill.viewing import LEAST_LENT, Brought, Viewer, ViewerHere
 from proxy.channels.lookout import Lookout
-from proxy.channels.looks import File, Look, Priority, Seen, Undecodable, Unseen
+from proxy.channels.looks import File, Seen, Undecodable, Unseen
 from proxy.database import BackfillHit, BackfillUnreadable, Database
 from proxy.database import backfill as runs
 from proxy.database.backfill import Looked
-from proxy.errors import GateError, PictrsError
+from proxy.errors import PictrsError
 from proxy.intake.budget import Budget
 from proxy.known_hashes import KnownHashes
 from proxy.media import Kind, recognise
@@ -31,16 +26,8 @@ from proxy.policy import Decision, Policy, Verdict, decide
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 120.0  # nobody waits for a backfill; live uploads go first at the classifier
-_LEAST_LENT = 64 * 1024  # of the budget for a file, however small it says it is
-_HASHED_AT_ONCE = 1024 * 1024  # more than that is hashed off the event loop
-
 # What pict-rs knows of a file by its SHA-256 and size; None where it has no such original.
 Resolve = Callable[[str, int], Awaitable[StoredFile | None]]
-
-
-class BackfillError(GateError):
-    """A run had to stop. What it has done is kept, and the next one goes on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +63,7 @@ class Means:
         largest: bytes; a larger file is unreadable.
         resolve: for sources that know no aliases; None where no pict-rs can be asked.
         thumbnail: pict-rs's variant of an alias within so many pixels; None where the source is not pict-rs.
+        viewer: brings files to where they are looked at; None where that is here, by `lookout`.
     """
 
     database: Database
@@ -88,6 +76,7 @@ class Means:
     largest: int
     resolve: Resolve | None = None
     thumbnail: Callable[[str, int], Awaitable[bytes | None]] | None = None
+    viewer: Viewer | None = None
 
 
 class Looking:
@@ -100,6 +89,8 @@ class Looking:
         """
         self._means, self._run_id, self._options = means, run_id, options
         self._ensembles = set(ensembles)
+        self._here = ViewerHere(means.source, means.lookout, means.pace, means.budget)
+        self._viewer: Viewer = means.viewer or self._here
 
     def is_enough(self, earlier: Looked | None) -> bool:
         """Whether an earlier look tells all that a new one would."""
@@ -139,11 +130,10 @@ class Looking:
             return self._unreadable(entry, f"more than {self._means.largest} bytes")
         if (result := await self._via_thumbnail(entry)) is not None:
             return result
-        async with self._means.budget.lend(max(most, _LEAST_LENT)):
-            content = await self._means.source.fetch(entry, most)
-            if isinstance(content, Unreadable):
-                return self._unreadable(entry, content.reason)
-            return await self._fetched(entry, content)
+        async with self._viewer.brought(entry, most) as file:
+            if isinstance(file, Unreadable):
+                return self._unreadable(entry, file.reason)
+            return await self._fetched(entry, file)
 
     async def _via_thumbnail(self, entry: Entry) -> Result | None:
         """What comes of a file of which pict-rs's small variant tells enough; None of all others."""
@@ -152,12 +142,12 @@ class Looking:
             return None
         if entry.kind is not Kind.IMAGE or entry.size < WORTH_BYTES:
             return None
-        async with self._means.budget.lend(max(side * side, _LEAST_LENT)):
+        async with self._means.budget.lend(max(side * side, LEAST_LENT)):
             content = await fetch(entry.aliases[0], side)
             media = recognise(content) if content is not None else None
             if content is None or media is None:
                 return None
-            look = await self._ask(File(content, media))
+            look = await self._here.ask(File(content, media))
         if not isinstance(look, Seen) or is_near(self._means.policy, look.signals):
             return None
         near = await self._means.known.find_near(look)
@@ -167,27 +157,27 @@ class Looking:
         looked = Looked(entry.key, None, marked(look.ensemble, side), look.signals)
         return Result((looked,), None, look.signals, len(content))
 
-    async def _fetched(self, entry: Entry, content: bytes) -> Result:
-        media = recognise(content)
+    async def _fetched(self, entry: Entry, file: Brought) -> Result:
+        media = file.media
         if media is None:
             return self._unreadable(entry, "no format of pict-rs's")
         if self._options.kind not in (None, media.kind):
             return Result(is_skipped=True)
         sha256 = entry.sha256
         if sha256 is None:
-            sha256 = await _sha256(content)
+            sha256 = await file.sha256()
             place = Looked(entry.key, bytes.fromhex(sha256))
             if (decision := await self._means.known.find(sha256)) is not None:
                 finding = await self._hit(entry, decision, {}, sha256)
-                return Result((place,), finding, fetched_bytes=len(content))
+                return Result((place,), finding, fetched_bytes=file.size)
             key = bytes.fromhex(sha256)
             earlier = (await self._means.database.run(runs.files, [key])).get(key)
             if earlier is not None and self.is_enough(earlier):
                 decision = self._decide(earlier)
                 finding = await self._hit(entry, decision, earlier.signals, sha256)
                 place = Looked(entry.key, key, earlier.ensemble, earlier.signals)
-                return Result((place,), finding, earlier.signals, len(content), rule=decision.rule)
-        look = await self._ask(File(content, media))
+                return Result((place,), finding, earlier.signals, file.size, rule=decision.rule)
+        look = await file.look()
         if isinstance(look, Unseen):
             return self._unreadable(entry, f"nobody could look: {look.reason}")
         if isinstance(look, Undecodable):
@@ -202,31 +192,7 @@ class Looking:
         if entry.sha256 is None:
             looked.append(Looked(entry.key, bytes.fromhex(sha256), ensemble, looked[0].signals))
         finding = await self._hit(entry, decision, look.signals, sha256)
-        return Result(tuple(looked), finding, look.signals, len(content), look=look, rule=decision.rule)
-
-    async def _ask(self, file: File) -> Look:
-        """Somebody's look. Where nobody looks at a file twice, but at a plain picture, it is the file.
-
-        Raises:
-            BackfillError: nobody looks at anything.
-        """
-        look: Look = await self._ask_once(file)
-        for _ in range(2):
-            if not isinstance(look, Unseen):
-                break
-            if isinstance(await self._ask_once(_plain_picture()), Unseen):
-                raise BackfillError(f"nobody could look: {look.reason}; start it again to go on")
-            look = await self._ask_once(file)
-        return look
-
-    async def _ask_once(self, file: File) -> Look:
-        async with self._means.pace.turn():
-            return await self._means.lookout.look(
-                file,
-                priority=Priority.BACKFILL,
-                within_s=_LOOK_S,
-                on_overloaded=self._means.pace.overloaded,
-            )
+        return Result(tuple(looked), finding, look.signals, file.size, look=look, rule=decision.rule)
 
     def _decide(self, earlier: Looked) -> Decision:
         seen = Seen(earlier.signals, (), earlier.ensemble or "", PNG.name, 1, 1)
@@ -287,16 +253,3 @@ def hex_of(entry: Entry) -> str:
 
 def _other(entry: Entry, sha256: str) -> bytes | None:
     return None if entry.sha256 is not None else bytes.fromhex(sha256)
-
-
-@functools.cache
-def _plain_picture() -> File:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(file, "PNG")
-    return File(file.getvalue(), PNG)
-
-
-async def _sha256(content: bytes) -> str:
-    if len(content) <= _HASHED_AT_ONCE:
-        return hashlib.sha256(content).hexdigest()
-    return (await asyncio.to_thread(hashlib.sha256, content)).hexdigest()

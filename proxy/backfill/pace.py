@@ -22,13 +22,14 @@ _PATIENCE_S = 0.2
 class Pace:
     """A bound that finds itself. Of one event loop."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, first: int = _FIRST) -> None:
         """
         Args:
             most: files at once, whatever comes of it.
+            first: files at once to begin with.
         """
         self._most = most
-        self._limit = float(min(_FIRST, most))
+        self._limit = float(min(first, most))
         self._busy = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._was_full = self._was_overloaded = False

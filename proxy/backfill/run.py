@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from proxy.backfill.holding import Holding
-from proxy.backfill.looking import BackfillError, Looking, Means, Result, hex_of, sha256_of
+from proxy.backfill.looking import Looking, Means, Result, hex_of, sha256_of
 from proxy.backfill.options import Options, quiet_for
 from proxy.backfill.sources import Entry, Page, Source
+from proxy.backfill.viewing import BackfillError
 from proxy.database import BackfillHit, BackfillRun
 from proxy.database import backfill as runs
 from proxy.database.backfill import Batch, Looked

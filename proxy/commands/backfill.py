@@ -18,20 +18,21 @@ from proxy import app
 from proxy.app import Parts
 from proxy.backfill import report
 from proxy.backfill.holding import Holding
-from proxy.backfill.looking import BackfillError, Means
+from proxy.backfill.looking import Means
 from proxy.backfill.options import Options, a_count, a_moment, a_rate, a_share, a_side, hours, seconds
-from proxy.backfill.pace import Pace
 from proxy.backfill.progress import Display, display
 from proxy.backfill.run import Work, pages_of
 from proxy.backfill.sources import Page, Source
 from proxy.backfill.sources.opening import checked, opened
 from proxy.backfill.sources.pictrs import PictrsSource
 from proxy.backfill.thumbnails import thumbnail_of
+from proxy.backfill.viewing import BackfillError
 from proxy.backfill.watch import new_pages, newest
 from proxy.backfill.writing import check_writable, write_report
 from proxy.cases.keeping import Keeper
 from proxy.cases.quota import Quota
 from proxy.commands import Commands, Shared
+from proxy.commands.engines import Engine, add_engine, check_engine, classifiers, engine
 from proxy.config import Config, load
 from proxy.database import BackfillRun
 from proxy.database import backfill as runs
@@ -43,8 +44,8 @@ from proxy.stored import stored_as
 
 _MOSTLY_UNREADABLE, _STOPPED = 3, 4  # exit status; 2 is argparse's
 _MEGABYTE = 1024 * 1024
+_STILL_THERE = "held pictures are in pict-rs still, behind placeholders; a later run tries again"
 _GROWTH = 2  # pict-rs encodes some files again, which can make them larger than what was uploaded
-_AT_ONCE = 64  # at most, with each classifier
 _REPORT_HELP = "also write it there: .json, .csv, or .html, which has both beside it"
 _ACTIONS = ("report", "hold")
 _ACTION_HELP = "on a hit: report touches nothing (default); hold seals it as a case and takes it from pict-rs"
@@ -80,6 +81,7 @@ def add(commands: Commands, shared: Shared) -> None:
     chosen.add_argument("--quiet-hours", type=_of(hours), metavar="08:00-23:00", help="pauses, local time")
     chosen.add_argument("--via-thumbnails", type=_of(a_side), metavar="N", help=_THUMBNAILS_HELP)
     chosen.add_argument("--stale", action="store_true", help="also what an older ensemble has looked at")
+    add_engine(run, _of)
     run.set_defaults(run=_run)
     watch = backfill.add_parser(
         "watch", parents=[shared.configured, shared.as_json], help="look at what comes"
@@ -102,17 +104,19 @@ def add(commands: Commands, shared: Shared) -> None:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    config = _loaded(options)
+    config = load(options.config)
+    check_engine(options, config)
     if options.report is not None:
         await asyncio.to_thread(check_writable, options.report)  # not only after hours
     with _alone(config, "run"), display(sys.stderr, as_json=options.json) as shown:
         async with app.parts(config) as made:
-            await made.lookout.check()
+            if options.engine == "classifiers":
+                await made.lookout.check()
             run = await _begun(options, made)
             wanted = Options.from_json(run.options)
             source = opened(wanted, config.backfill, made.pictrs)
             try:
-                run, is_done = await _worked(made, config, run, wanted, source, shown)
+                run, is_done = await _worked(options, made, run, wanted, source, shown)
             finally:
                 await source.close()
             if not is_done:
@@ -131,12 +135,13 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 async def _watch(options: argparse.Namespace) -> int:
-    config = _loaded(options)
+    config = load(options.config)
+    check_engine(argparse.Namespace(engine="classifiers"), config)
     with _alone(config, "watch"), display(sys.stderr, as_json=options.json) as shown, _told_to_stop() as stop:
         async with app.parts(config) as made:
             await made.lookout.check()
             source = PictrsSource(made.pictrs)
-            means = _means(made, config, source)
+            means = _means(made, source, await classifiers(made))
             run = await _begun_to_watch(made, source)
             shown.say(f"run {run.id}: watching, every {options.every:g} s")
             async with _holding(made, means, run, options.action) as holding:
@@ -213,15 +218,6 @@ async def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _loaded(options: argparse.Namespace) -> Config:
-    config = load(options.config)
-    if all(section.url is None for section in config.classifiers):
-        raise ConfigError(
-            "classifiers: a backfill is a program that nobody dials, so it needs a classifier with a url"
-        )
-    return config
-
-
 async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
     """The unfinished run, or a new one.
 
@@ -259,46 +255,55 @@ async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
 
 
 async def _worked(
-    made: Parts, config: Config, run: BackfillRun, wanted: Options, source: Source, shown: Display
+    options: argparse.Namespace,
+    made: Parts,
+    run: BackfillRun,
+    wanted: Options,
+    source: Source,
+    shown: Display,
 ) -> tuple[BackfillRun, bool]:
     """The run after its work, and whether all of it is done."""
-    means = _means(made, config, source)
-    with _told_to_stop() as stop:
-        async with _holding(made, means, run, wanted.action) as holding:
-            if holding is not None:
-                await holding.take_rest()
-            work = Work(
-                means,
-                run,
-                wanted,
-                ensembles=await made.lookout.ensembles(),
-                stop=stop,
-                on_batch=lambda run: shown.update(run, means.pace.limit),
-                on_pause=shown.pause,
-                holding=holding,
-            )
-            is_done = await work.over(pages_of(source, run.cursor))
-            if holding is not None and (left := await holding.take_rest()):
-                shown.say(
-                    f"{left} held pictures are in pict-rs still, behind placeholders; a later run tries again"
+    async with engine(options, made, wanted, _largest(made.config)) as looking:
+        means = _means(made, source, looking)
+        with _told_to_stop() as stop:
+            async with _holding(made, means, run, wanted.action) as holding:
+                if holding is not None:
+                    await holding.take_rest()
+                work = Work(
+                    means,
+                    run,
+                    wanted,
+                    ensembles=looking.ensembles,
+                    stop=stop,
+                    on_batch=lambda run: shown.update(run, means.pace.limit),
+                    on_pause=shown.pause,
+                    holding=holding,
                 )
+                is_done = await work.over(pages_of(source, run.cursor))
+                if holding is not None and (left := await holding.take_rest()):
+                    shown.say(f"{left} {_STILL_THERE}")
     return work.run, is_done
 
 
-def _means(made: Parts, config: Config, source: Source) -> Means:
-    largest = _GROWTH * config.pictrs.max_file_size_mb * _MEGABYTE
+def _means(made: Parts, source: Source, looking: Engine) -> Means:
+    largest = _largest(made.config)
     return Means(
         database=made.database,
         source=source,
         lookout=made.lookout,
         policy=made.policy,
         known=made.known,
-        pace=Pace(_AT_ONCE * sum(section.url is not None for section in config.classifiers)),
-        budget=Budget(max(config.backfill.memory_mb * _MEGABYTE, largest)),
+        pace=looking.pace,
+        budget=Budget(max(made.config.backfill.memory_mb * _MEGABYTE, largest)),
         largest=largest,
         resolve=lambda sha256, size: stored_as(made.pictrs, sha256, size),
         thumbnail=lambda alias, side: thumbnail_of(made.pictrs, alias, side),
+        viewer=looking.viewer,
     )
+
+
+def _largest(config: Config) -> int:
+    return _GROWTH * config.pictrs.max_file_size_mb * _MEGABYTE
 
 
 @asynccontextmanager
