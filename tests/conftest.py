@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.database import Database
-from tests import forking, pictrs, pictures, processes
+from tests import forking, migrated, pictrs, pictures, processes
 from tests.gate import Classifier, Gate, scripted
 from tests.postgresql import Postgresql
 
@@ -74,7 +74,7 @@ def postgresql() -> Iterator[Postgresql]:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a new database, of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/gate.db"
+        return migrated.new(tmp_path / "gate.db")
     running: Postgresql = request.getfixturevalue("postgresql")
     return running.new_database()
 

@@ -25,10 +25,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-# What each program's process has imported, and what runs in it. alembic: for every new database.
+# What runs in each program's process, and what it has imported: all that a start needs.
 _GATE, _CLASSIFIER, _PICTRS = "pictrs-gate", "pictrs-classifier", "tests.pictrs"
 _IMPORTS = {
-    _GATE: ("proxy.cli", "alembic.command", "alembic.context", "aiohttp.web"),
+    _GATE: (
+        *("proxy.cli", "alembic.command", "alembic.context", "aiohttp.web"),
+        *(
+            "cryptography.hazmat.primitives.asymmetric.ed25519",
+            "cryptography.hazmat.primitives.serialization",
+        ),
+        *("psycopg", "PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
+    ),
     _CLASSIFIER: ("classifier.commands", "classifier.heads.scripted"),
     _PICTRS: ("aiohttp.web", "PIL.ImageFilter", "PIL.ImageOps", "proxy.aliases", "proxy.media"),
 }
@@ -225,6 +232,8 @@ def _main() -> NoReturn:
     control = socket.socket(fileno=int(number))
     for module in (*_IMPORTS[name], *more):
         importlib.import_module(module)
+    if name == _GATE:
+        importlib.import_module("sqlalchemy.orm").configure_mappers()
     gc.freeze()
     run = _serve(control)
     sys.exit(run())  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from proxy.cases.sealing import write_new_identity
 from proxy.config import load
 from proxy.database import Database, LedgerEntry, cases, ledger
 from proxy.review.terminal import facts_of
+from tests import migrated, processes
 from tests.client import Answer, upload
 from tests.processes import Program, answers, free_port, run
 
@@ -44,6 +45,8 @@ class Classifier:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         listen = ["--listen", f"127.0.0.1:{self.port}", "--token-file", token_file]
+        if processes.forks is not None and "--workers" not in options:
+            options = ["--workers", "1", *options]  # starting one is most of what a test's classifier costs
         command = [_BIN / "pictrs-classifier", "serve", "--ensemble", ensemble, *listen, *options]
         self.program = Program(command, folder / "classifier.log", env=env)
         self.program.wait_until(lambda: answers(f"{self.url}/readyz"), within_s=60)
@@ -154,6 +157,7 @@ class Gate:
 
     def start(self, env: Mapping[str, str] | None = None) -> None:
         """Starts it, with more environment."""
+        self._have_tables()
         command = [_BIN / "pictrs-gate", "--log-level", self._log_level, "serve", "--config", self.config]
         self.program = Program(command, self.folder / "gate.log", env=env)
         self.program.wait_until(lambda: answers(f"{self.url}/healthz"))
@@ -205,6 +209,7 @@ class Gate:
     @contextmanager
     def database(self) -> Iterator[Database]:
         """Its database, opened a second time."""
+        self._have_tables()
         opened = Database(self.database_url)
         try:
             yield opened
@@ -219,6 +224,12 @@ class Gate:
         """What it has logged."""
         assert self.program is not None
         return self.program.output()
+
+    def _have_tables(self) -> None:
+        """Where time counts: makes its database, if there is none and it is a file in its folder."""
+        file = self.folder / "gate.db"
+        if processes.forks is not None and self.database_url == f"sqlite:///{file}" and not file.exists():
+            migrated.new(file)
 
 
 class Twin:

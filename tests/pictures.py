@@ -52,6 +52,7 @@ def turned_jpeg(size: tuple[int, int] = (640, 480), seed: int = 0) -> bytes:
     return jpeg(size, seed, exif=exif)
 
 
+@functools.cache
 def animation(name: str = "GIF", frames: int = 5, size: tuple[int, int] = (120, 80)) -> bytes:
     """An animation as GIF, PNG, WEBP or AVIF."""
     first, *rest = (draw(size, seed) for seed in range(frames))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ class _Worker:
     """One process and the near end of its pipe."""
 
     def __init__(self, preparations: Sequence[Preparation], limits: Limits, niceness: int) -> None:
+        # Nothing is multiplied there, so numpy needs none of the threads that it would start, one a core.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         # spawn, not fork: the server has threads, and a worker must not inherit what others sent.
         context = multiprocessing.get_context("spawn")
         self._near, far = context.Pipe()
