@@ -409,12 +409,12 @@ async def test_while_pict_rs_has_not_ended_its_taking_away_nothing_is_put_back(
 
 async def test_only_the_last_alias_is_deleted_alone(tmp_path: Path, database: Database) -> None:
     """Two deletions at once may both have been the last, and then pict-rs removes the file twice."""
-    names = [f"{number:03}.png" for number in range(120)]
+    names = [f"{number:03}.png" for number in range(40)]
     upstream = Upstream(planted(1), list(names))
     async with holding_of(tmp_path, upstream, database) as (holding, _):
         await held(holding, upstream)
     at = [number for number, line in enumerate(upstream.asked) if "/internal/delete" in line]
-    assert len(at) == 120
+    assert len(at) == 40
     assert any("/internal/hashes" in line for line in upstream.asked[at[-2] + 1 : at[-1]])
 
 
