@@ -41,7 +41,7 @@ fuzz-classifier: .venv/made
 	GATE_FUZZ_EXAMPLES=$(EXAMPLES) .venv/bin/pytest -n0 -s tests/test_classifier_corpus.py --timeout 0 $(ARGS)
 
 # Others at random moments with each SEED; without one they are new each time.
-KILLS ?= 200
+crash: KILLS ?= 200
 crash: .venv/made
 	.ci/packages.sh postgres:postgresql
 	GATE_CRASH_KILLS=$(KILLS) GATE_CRASH_SEED=$${SEED:-$$(date +%s)} .venv/bin/pytest -n0 -s tests/test_crashes.py --timeout 0 $(ARGS)
@@ -50,8 +50,9 @@ outage: .venv/made
 	GATE_OUTAGE_UPLOADS=500 .venv/bin/pytest -n0 -s tests/test_outage.py --timeout 0 -k every_upload $(ARGS)
 
 FILES ?= 5000
+kills: KILLS ?= 50
 kills: .venv/made
-	GATE_KILLS=$(or $(KILLS),50) GATE_KILL_FILES=$(FILES) .venv/bin/pytest -n0 tests/test_backfill_kills.py --timeout 0 $(ARGS)
+	GATE_KILLS=$(KILLS) GATE_KILL_FILES=$(FILES) .venv/bin/pytest -n0 tests/test_backfill_kills.py tests/test_backfill_ray.py --timeout 0 $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light

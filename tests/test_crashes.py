@@ -19,7 +19,7 @@ from proxy.errors import ConfigError
 from tests import crashes, pictrs
 from tests.postgresql import Postgresql
 
-KILLS = int(os.environ.get("GATE_CRASH_KILLS", "9"))
+KILLS = int(os.environ.get("GATE_CRASH_KILLS", "7"))
 SEED = int(os.environ.get("GATE_CRASH_SEED", "8"))
 
 
