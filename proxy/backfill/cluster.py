@@ -7,6 +7,7 @@ back; the bytes of a file are in the memory of the worker that looks at it, neve
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import pickle
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.backfill.sources import Entry, Unreadable
 from proxy.backfill.viewing import BackfillError, Brought
-from proxy.channels.looks import Look
+from proxy.channels.looks import Look, Seen
 from proxy.errors import ConfigError
 from proxy.media import Format
 
@@ -35,8 +36,10 @@ log = logging.getLogger(__name__)
 _STORE_BYTES = 80 * 1024 * 1024  # of a local Ray's object store, which carries questions and facts
 _TOGETHER = 16  # questions that go to a worker together
 _BEGIN_S = 900.0  # until a first worker has loaded its weights
-_ANSWER_S = 1800.0  # for one file, which waits for others of its worker
+_ANSWER_S = 1800.0  # in which none of those who wait has an answer
+_TELL_S = 60.0
 _END_S = 10.0
+_GONE = os.strerror(errno.ENOENT)
 _LONGEST_PATH = 25
 
 
@@ -59,9 +62,11 @@ class Reach:
 class Cluster:
     """A viewer that has a cluster look. Of one event loop."""
 
-    def __init__(self, belt: Any, dataset: Any) -> None:
-        self._belt, self._dataset = belt, dataset
+    def __init__(self, belt: Any, dataset: Any, is_here: Callable[[Entry], bool] | None) -> None:
+        self._belt, self._dataset, self._is_here = belt, dataset, is_here
         self._loop = asyncio.get_running_loop()
+        self._landed = self._loop.time()
+        self._ensemble: str | None = None
         self._waiting: dict[int, asyncio.Future[Facts | Unreadable | About]] = {}
         self._number = 0
         self._broken: str | None = None
@@ -81,6 +86,7 @@ class Cluster:
         except BackfillError as error:
             raise ConfigError(f"--engine ray: {error}") from None
         assert isinstance(answer, About)
+        self._ensemble = answer.ensemble
         return answer
 
     @asynccontextmanager
@@ -89,7 +95,13 @@ class Cluster:
         from proxy.backfill.cluster_worker import Facts
 
         answer = await self._asked(entry, most, _ANSWER_S)
-        yield _There(answer) if isinstance(answer, Facts) else _unreadable(answer)
+        if isinstance(answer, Facts):
+            yield _There(answer, self._ensemble)
+            return
+        assert isinstance(answer, Unreadable)
+        if answer.reason == _GONE and self._is_here and await asyncio.to_thread(self._is_here, entry):
+            raise BackfillError("a worker does not see a file that is here; mount the folder on all of them")
+        yield answer
 
     async def close(self) -> None:
         """Lets the pipeline come to its end."""
@@ -105,15 +117,17 @@ class Cluster:
         self._number += 1
         number = self._number
         waiting = self._waiting[number] = self._loop.create_future()
+        since = self._loop.time()
         try:
             self._belt.put.remote(Question(number, entry, most))
-            async with asyncio.timeout(within_s):
-                answer: Facts | Unreadable | About = await waiting
-            return answer
-        except TimeoutError:
+            # However long the others before it take: as long as answers come, it has its turn.
+            while (left := max(since, self._landed) + within_s - self._loop.time()) > 0:
+                if (await asyncio.wait([waiting], timeout=left))[0]:
+                    answer: Facts | Unreadable | About = waiting.result()
+                    return answer
             raise BackfillError(
                 f"no worker has answered within {within_s:.0f} s; has the cluster what they ask for?"
-            ) from None
+            )
         finally:
             self._waiting.pop(number, None)
 
@@ -134,6 +148,7 @@ class Cluster:
     def _land(self, replies: list[Reply]) -> None:
         from proxy.backfill.cluster_worker import Trouble
 
+        self._landed = self._loop.time()
         for reply in replies:
             waiting = self._waiting.get(reply.number)
             if waiting is None or waiting.done():  # a worker died, and another one answered as well
@@ -153,8 +168,8 @@ class Cluster:
 class _There:
     """A file that was looked at on a worker."""
 
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+    def __init__(self, facts: Facts, ensemble: str | None) -> None:
+        self._facts, self._ensemble = facts, ensemble
 
     @property
     def size(self) -> int:
@@ -172,25 +187,41 @@ class _There:
 
     async def look(self) -> Look:
         """See `Brought.look`."""
-        if self._facts.seen is None:
+        look = self._facts.seen
+        if look is None:
             raise BackfillError("a worker of another version has answered; install the same everywhere")
-        return self._facts.seen
+        # Two at once, and which of them counts as the newest would be chance.
+        if isinstance(look, Seen) and look.ensemble != self._ensemble:
+            raise BackfillError(
+                f"one worker looks with {look.ensemble}, another with {self._ensemble}; give all the same"
+            )
+        return look
 
 
 @asynccontextmanager
-async def cluster(reach: Reach, job: Job) -> AsyncIterator[Cluster]:
+async def cluster(
+    reach: Reach, job: Job, is_here: Callable[[Entry], bool] | None = None
+) -> AsyncIterator[Cluster]:
     """A cluster with the pipeline of one run; ends with it.
+
+    Args:
+        is_here: whether this machine has a file, where it could have it.
 
     Raises:
         ConfigError: Ray cannot be reached, or not be used like this.
     """
     ray = import_ray(is_local=reach.address is None)
-    folder = None if reach.address else _folder()
+    folder = _folder() if reach.address is None else None
     try:
         # In this thread: the processes of a local Ray end when the thread that has started them does.
         _begin(ray, reach, folder)
-        belt = _belt(ray, job)
-        made = Cluster(belt, _pipeline(ray, reach, belt))
+        belt = _belt(ray)
+        try:
+            # Before anybody can ask for it.
+            await asyncio.to_thread(lambda: ray.get(belt.tell.remote(job), timeout=_TELL_S))
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            raise ConfigError(f"--engine ray: Ray starts nothing here ({type(error).__name__})") from None
+        made = Cluster(belt, _pipeline(ray, reach, belt), is_here)
         try:
             yield made
         finally:
@@ -242,12 +273,16 @@ def _begin(ray: Any, reach: Reach, folder: Path | None) -> None:
     }
     try:
         with _deaf():
-            ray.init(reach.address or "local", **quiet, **({} if reach.address else local))
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"--ray-address {reach.address}" if reach.address else "--engine ray"
+            ray.init(reach.address or "local", **quiet, **(local if reach.address is None else {}))
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        where = "--engine ray" if reach.address is None else f"--ray-address {reach.address}"
         raise ConfigError(f"{where}: Ray does not start ({type(error).__name__})") from None
-    if not reach.address and ray.cluster_resources().get("GPU", 0) < reach.gpus:
-        raise ConfigError(f"--ray-gpus {reach.gpus:g}: this machine has fewer; name a cluster: --ray-address")
+    wanted = reach.gpus * reach.workers
+    if reach.address is None and ray.cluster_resources().get("GPU", 0) < wanted:
+        raise ConfigError(
+            f"--ray-gpus {reach.gpus:g} for {reach.workers} workers: this machine has fewer; "
+            "ask for fewer, or name a cluster: --ray-address"
+        )
 
 
 @contextmanager
@@ -264,37 +299,66 @@ def _deaf() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _belt(ray: Any, job: Job) -> Any:
-    """The actor that carries questions from here into the pipeline; it lives on this machine."""
+class Belt:
+    """Carries questions from here into the pipeline, and knows which of them a worker has died over.
 
-    class Belt:
-        def __init__(self) -> None:
-            self._questions: asyncio.Queue[Any] = asyncio.Queue()  # bounded by the run's files under way
-            self._job: Any = None
-            self._taker: str | None = None
+    Ray asks again for as long as workers die. That ends: once over all questions that went together, and then
+    once over each of them alone, which is unreadable from then on.
+    """
 
-        async def tell(self, job: Any) -> None:
-            self._job = job
+    def __init__(self) -> None:
+        # All of this is bounded by the run's files under way.
+        self._questions: asyncio.Queue[Any] = asyncio.Queue()
+        self._begun: set[int] = set()
+        self._alone: set[int] = set()
+        self._job: Any = None
+        self._taker: str | None = None
 
-        async def job(self) -> Any:
-            return self._job
+    async def tell(self, job: Any) -> None:
+        """What workers are told; see `job`."""
+        self._job = job
 
-        async def put(self, question: Any) -> None:
-            self._questions.put_nowait(question)
+    async def job(self) -> Any:
+        """What was told."""
+        return self._job
 
-        async def take(self, taker: str, most: int) -> list[Any]:
-            if self._taker not in (None, taker):
-                raise RuntimeError("what the first one took is lost")  # so the run stops
-            self._taker = taker
-            taken = [await self._questions.get()]
-            while taken[-1] is not None and len(taken) < most and not self._questions.empty():
-                taken.append(self._questions.get_nowait())
-            return taken
+    async def put(self, question: Any) -> None:
+        """Sends a question on its way; None is the last one."""
+        self._questions.put_nowait(question)
 
+    async def take(self, taker: str, most: int) -> list[Any]:
+        """The next questions, at least one."""
+        if self._taker not in (None, taker):
+            raise RuntimeError("what the first one took is lost")  # so the run stops
+        self._taker = taker
+        taken = [await self._questions.get()]
+        while taken[-1] is not None and len(taken) < most and not self._questions.empty():
+            taken.append(self._questions.get_nowait())
+        return taken
+
+    async def begin(self, numbers: Sequence[int]) -> bool:
+        """Notes that a worker begins with them; whether one has before, and has died of it."""
+        is_again = not self._begun.isdisjoint(numbers)
+        self._begun.update(numbers)
+        return is_again
+
+    async def begin_alone(self, number: int) -> bool:
+        """The same for one that a worker looks at with no other beside it."""
+        is_again = number in self._alone
+        self._alone.add(number)
+        return is_again
+
+    async def end(self, numbers: Sequence[int], *, alone: bool) -> None:
+        """A worker has lived through them."""
+        self._alone.difference_update(numbers)
+        if not alone:
+            self._begun.difference_update(numbers)
+
+
+def _belt(ray: Any) -> Any:
+    """The belt, as an actor of this machine."""
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    belt = ray.remote(Belt).options(num_cpus=0, label_selector=here).remote()
-    belt.tell.remote(job)
-    return belt
+    return ray.remote(Belt).options(num_cpus=0, label_selector=here).remote()
 
 
 def _pipeline(ray: Any, reach: Reach, belt: Any) -> Any:
@@ -332,7 +396,7 @@ def _pipeline(ray: Any, reach: Reach, belt: Any) -> Any:
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     # Without a processor of its own, which also keeps it apart from the workers.
     questions = data.read_datasource(Questions(), override_num_blocks=1, num_cpus=0, label_selector=here)
-    asked = {"num_gpus": reach.gpus} if reach.gpus else {"num_cpus": reach.cpus}
+    asked = {"num_cpus": reach.cpus, **({"num_gpus": reach.gpus} if reach.gpus else {})}
     return questions.map_batches(
         Worker,
         fn_constructor_args=(belt,),
@@ -342,8 +406,3 @@ def _pipeline(ray: Any, reach: Reach, belt: Any) -> Any:
         compute=data.ActorPoolStrategy(size=reach.workers, max_tasks_in_flight_per_actor=2),
         **asked,
     )
-
-
-def _unreadable(answer: Unreadable | About) -> Unreadable:
-    assert isinstance(answer, Unreadable)
-    return answer

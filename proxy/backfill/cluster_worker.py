@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AT_ONCE = 16  # files with one ensemble
+_BELT_S = 60.0
 _CALL_S = 3600.0  # for a few files, each of which has deadlines of its own; and for loading the weights
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Job:
         settings: of the other sources.
         ensemble: a recipe's name or path, on the worker.
         decoders: processes.
+        devices: what computes; empty takes the cards that the worker was given.
         largest: bytes of a file.
         memory: bytes of files that are fetched and not yet looked at.
         signals: that the policy's rules name.
@@ -65,6 +67,7 @@ class Job:
     settings: BackfillSection = field(repr=False)
     ensemble: str
     decoders: int
+    devices: Sequence[str]
     largest: int
     memory: int
     signals: frozenset[str]
@@ -118,7 +121,9 @@ class Reply:
 
 
 class Worker:
-    """Called by Ray Data with questions, in batches. Never raises: what goes wrong is an answer too."""
+    """Called by Ray Data with questions, in batches. What goes wrong is an answer too; it raises only where
+    the belt is gone, and the run with it.
+    """
 
     def __init__(self, belt: Any) -> None:
         """
@@ -129,8 +134,9 @@ class Worker:
         threading.Thread(target=self._loop.run_forever, name="looking", daemon=True).start()
         self._stack = AsyncExitStack()
         self._trouble: str | None = None
+        self._belt = belt
         try:
-            self._job: Job = ray.get(belt.job.remote(), timeout=60)
+            self._job: Job = self._told("job")
             self._service, self._viewer = self._run(self._open())
         except Exception as error:  # noqa: BLE001 — the border: the driver is told, by whichever file comes
             self._trouble = _said(error)
@@ -139,8 +145,24 @@ class Worker:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Replies, as `questions` of one batch ask for them."""
         asked = [one for row in table["questions"].to_pylist() for one in pickle.loads(row)]  # noqa: S301 — ours
-        replies = self._run(self._answered(asked))
+        numbers = [one.number for one in asked]
+        if self._told("begin", numbers):
+            replies = [self._alone(one) for one in asked]
+        else:
+            replies = self._run(self._answered(asked))
+        self._told("end", numbers, alone=False)
         return pa.table({"replies": pa.array([pickle.dumps(replies)], pa.binary())})
+
+    def _alone(self, question: Question) -> Reply:
+        """The reply to one of several questions over which a worker has died; maybe over this one."""
+        if self._told("begin_alone", question.number):
+            return Reply(question.number, Unreadable("workers have died over it, twice"))
+        (reply,) = self._run(self._answered([question]))
+        self._told("end", [question.number], alone=True)
+        return reply
+
+    def _told(self, method: str, *args: Any, **more: Any) -> Any:
+        return ray.get(getattr(self._belt, method).remote(*args, **more), timeout=_BELT_S)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_CALL_S)
@@ -151,7 +173,7 @@ class Worker:
 
         job = self._job
         bounds = Bounds(body_bytes=job.largest, most_files=2 * AT_ONCE, most_bytes=job.memory + job.largest)
-        settings = Settings(job.ensemble, job.decoders)
+        settings = Settings(job.ensemble, job.decoders, job.devices)
         service = await self._stack.enter_async_context(in_process(settings, bounds))
         pictrs = Pictrs(job.url, job.api_key, job.timeout_s)
         source = opened(job.options, job.settings, pictrs)

@@ -150,8 +150,9 @@ class Work:
     async def _may_go(self, *, is_cheap: bool) -> bool:
         """Waits until one more file may be begun; False where it is to stop."""
         while self._flying >= 2 * self._means.pace.limit + _AHEAD or len(self._results) > 4 * _BATCH:
-            self._landed.clear()
-            await self._landed.wait()
+            if self._stop.is_set():
+                return False
+            await self._landed_within(0.5)
         if is_cheap:
             return not self._stop.is_set()
         while (pause_s := quiet_for(self._options.quiet_hours, datetime.now().astimezone())) > 0:
@@ -194,10 +195,13 @@ class Work:
                 since = since or asyncio.get_running_loop().time()
                 if asyncio.get_running_loop().time() - since > _ENDING_S:
                     raise BackfillError("what was under way took too long; start it again to go on")
-            self._landed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await self._landed.wait()
+            await self._landed_within(0.5)
+
+    async def _landed_within(self, seconds: float) -> None:
+        self._landed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._landed.wait()
 
     # --- making it durable ---
 

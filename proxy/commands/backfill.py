@@ -32,7 +32,7 @@ from proxy.backfill.writing import check_writable, write_report
 from proxy.cases.keeping import Keeper
 from proxy.cases.quota import Quota
 from proxy.commands import Commands, Shared
-from proxy.commands.engines import Engine, add_engine, check_engine, classifiers, engine
+from proxy.commands.engines import Engine, add_engine, check_engine, check_wanted, classifiers, engine
 from proxy.config import Config, load
 from proxy.database import BackfillRun
 from proxy.database import backfill as runs
@@ -239,8 +239,15 @@ async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
                 f"backfill: run {run.id} is not finished and has other options; give none to go on with it, "
                 "or --new to leave it and begin another"
             )
+        try:
+            check_wanted(options, made.config, kept)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}; run {run.id} asks for it and is not finished: --new leaves it"
+            ) from None
         return run
     wanted = Options(**given)
+    check_wanted(options, made.config, wanted)
     if wanted.via_thumbnails is not None and wanted.source != "pictrs":
         raise ConfigError("--via-thumbnails: pict-rs makes them; of other sources, originals are looked at")
     # It says what to mend before a run is begun.

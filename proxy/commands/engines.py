@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ _AT_ONCE = 64  # at most, with each classifier
 _RAY_AT_ONCE = 16  # with each worker of a cluster, which has as many again on their way
 _MEGABYTE = 1024 * 1024
 _MOST_WORKERS, _MOST_CPUS = 4096, 1024
+_WORKERS, _CPUS = 2, 1
+_ADDRESS = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+_FILES = "files:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,9 @@ def add_engine(parser: argparse.ArgumentParser, of: Callable[[Callable[[str], An
     group.add_argument(
         "--ray-address", metavar="HOST:PORT", help="of a cluster; default: a Ray here that ends with it"
     )
-    group.add_argument("--ray-workers", type=of(a_count), default=2, metavar="N", help="default: %(default)s")
-    group.add_argument(
-        "--ray-cpus", type=of(a_count), default=1, metavar="N", help="of each worker; default: %(default)s"
-    )
-    group.add_argument("--ray-gpus", type=of(_gpus), default=0.0, metavar="N", help="of each; default: none")
+    group.add_argument("--ray-workers", type=of(a_count), metavar="N", help=f"default: {_WORKERS}")
+    group.add_argument("--ray-cpus", type=of(a_count), metavar="N", help=f"of each worker; default: {_CPUS}")
+    group.add_argument("--ray-gpus", type=of(_gpus), metavar="N", help="of each; default: none")
 
 
 def check_engine(options: argparse.Namespace, config: Config) -> None:
@@ -73,6 +76,9 @@ def check_engine(options: argparse.Namespace, config: Config) -> None:
         ConfigError: what is asked for cannot look.
     """
     if options.engine == "classifiers":
+        for name in ("ensemble", "address", "workers", "cpus", "gpus"):
+            if getattr(options, f"ray_{name}", None) is not None:
+                raise ConfigError(f"--ray-{name}: is for --engine ray, and the classifiers are to look")
         if all(section.url is None for section in config.classifiers):
             raise ConfigError(
                 "classifiers: a backfill is a program that nobody dials, so it needs a classifier with a url"
@@ -80,11 +86,29 @@ def check_engine(options: argparse.Namespace, config: Config) -> None:
         return
     if options.ray_ensemble is None:
         raise ConfigError("--engine ray: needs --ray-ensemble, the name of one that the workers have")
-    if (options.ray_address or "").startswith("ray://"):
-        raise ConfigError("--ray-address ray://…: run it on a machine of the cluster, with HOST:PORT or auto")
-    if options.ray_workers > _MOST_WORKERS or options.ray_cpus > _MOST_CPUS:
+    address = options.ray_address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)  # as Ray itself does
+    # Else Ray would begin one here, and not one that is this machine's alone.
+    if address not in (None, "auto") and not _ADDRESS.fullmatch(address):
+        raise ConfigError(
+            f"--ray-address {address!r}: run it on a machine of the cluster, with HOST:PORT or auto"
+        )
+    if (options.ray_workers or 0) > _MOST_WORKERS or (options.ray_cpus or 0) > _MOST_CPUS:
         raise ConfigError(f"--ray-workers, --ray-cpus: at most {_MOST_WORKERS} and {_MOST_CPUS}")
     import_ray(is_local=options.ray_address is None)
+
+
+def check_wanted(options: argparse.Namespace, config: Config, wanted: Options) -> None:
+    """Whether the engine can do what a run asks for.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if options.engine == "ray" and wanted.via_thumbnails is not None:
+        raise ConfigError("--engine ray: looks at originals alone; --via-thumbnails is for the classifiers")
+    if wanted.action == "hold" and config.pictrs.api_key is None:
+        raise ConfigError("--action hold: needs pictrs.api_key")
 
 
 @asynccontextmanager
@@ -103,8 +127,6 @@ async def engine(
     if options.engine == "classifiers":
         yield await classifiers(made)
         return
-    if wanted.via_thumbnails is not None:
-        raise ConfigError("--engine ray: looks at originals alone; --via-thumbnails is for the classifiers")
     from proxy.backfill.cluster_worker import Job
 
     config = made.config
@@ -116,20 +138,28 @@ async def engine(
         timeout_s=config.pictrs.timeout_s,
         settings=config.backfill,
         ensemble=options.ray_ensemble,
-        decoders=options.ray_cpus,
+        decoders=options.ray_cpus or _CPUS,
+        devices=() if options.ray_gpus else ("cpu",),  # Ray shows every card to who asks for none
         largest=largest,
         memory=max(config.backfill.memory_mb * _MEGABYTE, largest),
         signals=made.policy.signals,
     )
-    reach = Reach(options.ray_address, options.ray_workers, options.ray_cpus, options.ray_gpus)
-    async with cluster(reach, job) as workers:
+    reach = Reach(
+        options.ray_address,
+        options.ray_workers or _WORKERS,
+        options.ray_cpus or _CPUS,
+        options.ray_gpus or 0.0,
+    )
+    folder = Path(wanted.source.removeprefix(_FILES)) if wanted.source.startswith(_FILES) else None
+    is_here = None if folder is None else lambda entry: (folder / entry.place).exists()
+    async with cluster(reach, job, is_here) as workers:
         about = await workers.about()
         if missing := made.policy.signals - about.signals:
             raise ConfigError(
                 f"policy.rules: --ray-ensemble {options.ray_ensemble} has no signal "
                 f"{', '.join(sorted(missing))}; name signals that it has (pictrs-classifier info shows them)"
             )
-        at_once = _RAY_AT_ONCE * options.ray_workers
+        at_once = _RAY_AT_ONCE * reach.workers
         yield Engine(frozenset({about.ensemble}), Pace(at_once, at_once), workers)
 
 
@@ -145,6 +175,7 @@ def _recipe(word: str) -> str:
 
 
 def _gpus(word: str) -> float:
-    if not 0 <= (number := float(word)) <= 64:
-        raise ValueError("must be 0 to 64; half a one is 0.5")
+    number = float(word)
+    if not 0 <= number <= 64 or (number > 1 and number % 1):
+        raise ValueError("must be 0 to 64, whole above 1; half a one is 0.5")
     return number
