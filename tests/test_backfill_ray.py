@@ -152,7 +152,8 @@ def test_two_workers_report_what_a_classifier_reports(
         assert second.stderr.splitlines() and all(json.loads(line) for line in second.stderr.splitlines())
     else:
         if killed == "worker":
-            os.kill(next(pid for pid in using(short) if re.match("ray::.*Worker", name_of(pid))), signal.SIGKILL)
+            workers = [pid for pid in using(short) if re.match("ray::.*Worker", name_of(pid))]
+            os.kill(workers[0], signal.SIGKILL)
         assert first.process.wait(120) == 0
     told = other.run("backfill", "report", "--json", "--config", str(other.config)).stdout
     assert what_matters(json.loads(told)) == what_matters(expected)
