@@ -10,7 +10,7 @@
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
 #   make bench-cases [ARGS=--json]   what holding an upload costs beside the disk's fsync, lists of 100 000 cases; 1 minute
 #   make bench-memory [ARGS=--json]  what a memory of two million hashes costs
-#   make kills [KILLS=50]            a backfill killed -9 at random moments, over FILES=5000; some 4 minutes
+#   make kills [KILLS=50]            a backfill killed -9 at random moments, over FILES=5000, and one by Ray; some 5 minutes
 #   make bench-backfill [ARGS=…]     how fast a backfill is, what it holds in memory, how it begins again; some 6 minutes
 #   make pict-rs                     the real pict-rs 0.5.25, outside the checkout, once a machine
 #   make lint / make format          ruff and mypy / ruff

@@ -14,20 +14,19 @@ from tests.gate import Classifier, Gate, scripted
 from tests.postgresql import Postgresql
 
 _HITS = 150
-# Files that take half a minute or more, longest first: one of them last, and one of the two processes would
-# wait for the other at the end. (`--no-loadscope-reorder` keeps xdist from putting those of few tests last.)
+# Files that take a quarter of a minute or more, longest first: one of them last, and the other processes
+# would wait for it. (`--no-loadscope-reorder` keeps xdist from putting those of few tests last.)
 _LONG = (
-    "test_backfill_ray",
-    *(
-        "test_crashes",
-        "test_7_",
-        "test_gate_reads",
-        "test_starting",
-        "test_nginx",
-        "test_classifier_stopping",
-    ),
-    *("test_fetching", "test_gate_uploads", "test_lemmy", "test_classifier_heads", "test_backfill"),
-    *("test_routes", "test_dialling_in", "test_hook"),
+    *("test_7_", "test_gate_reads", "test_lemmy", "test_backfill_hold", "test_backfill_ray"),
+    *("test_starting", "test_outage", "test_classifier_heads", "test_routes", "test_gate_uploads"),
+    *("test_crashes", "test_dialling_in", "test_backfill_runs", "test_classifier_concepts", "test_backfill."),
+    *("test_media", "test_review", "test_classifier_decoding", "test_ledger.", "test_backlog."),
+    *("test_real_clients", "test_nginx", "test_hook", "test_known_hashes", "test_classifier_ensembles"),
+    *("test_backfill_kills", "test_lockdown", "test_classifier_stopping", "test_entrances"),
+    *("test_look_alikes", "test_several_gates", "test_backfill_sources", "test_classifier_frames"),
+    *("test_memory", "test_channel_health", "test_3_", "test_retention", "test_the_suite_bites"),
+    *("test_classifier_fetching", "test_postgresql", "test_fetching", "test_classifier_server"),
+    *("test_8_", "test_worker_link"),
 )
 SIGNALS = {"sexual": 0.9, "minor": 0.8}
 

@@ -66,13 +66,13 @@ def by_open_clip(
         ]
 
 
-@pytest.mark.parametrize("temperature", [None, 0.02])
 @pytest.mark.parametrize(
-    "preprocess",
+    ("preprocess", "temperature"),
     [
-        {},
-        {"resize_mode": "squash", "interpolation": "bilinear"},
-        {"siglip": True, "resize_mode": "squash"},
+        ({}, None),
+        ({}, 0.02),
+        ({"resize_mode": "squash", "interpolation": "bilinear"}, None),
+        ({"siglip": True, "resize_mode": "squash"}, 0.02),
     ],
 )
 def test_it_says_what_open_clip_itself_says(
