@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from proxy.backfill import cluster
+from proxy.backfill.belt import Belt
 from proxy.backfill.sources import Entry, Unreadable
 from proxy.backfill.viewing import BackfillError
 from proxy.channels.looks import Seen
@@ -256,7 +257,7 @@ def test_a_file_that_workers_die_of_is_unreadable_and_those_beside_it_are_looked
     monkeypatch.setattr(there.ray, "get", lambda result, timeout: result)
     monkeypatch.setattr(Worker, "_answered", answered)
     begun: list[str] = []
-    belt = At(cluster.Belt())
+    belt = At(Belt())
     places = ["a", "deadly", "b"]
     questions = [there.Question(number, Entry(place), 9) for number, place in enumerate(places, start=1)]
     table = pa.table({"questions": pa.array([pickle.dumps(questions)], pa.binary())})

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
 
+from proxy.backfill import run as running
 from proxy.backfill.options import Options, a_moment, a_share, hours, quiet_for
 from proxy.backfill.pace import Pace
+from proxy.backfill.run import Work, pages_of
 from proxy.backfill.sources import Entry
-from proxy.backfill.viewing import BackfillError
+from proxy.backfill.viewing import BackfillError, Brought
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import ChannelError, File, Priority, Seen, Undecodable
 from proxy.database import Database
 from proxy.database import backfill as runs
 from proxy.media import Kind, recognise
 from proxy.metrics import Metrics
-from tests.backfill import PNG, Eye, Store, content, entry, gone_over, in_no_time
+from tests.backfill import PNG, Eye, Store, content, entry, gone_over, in_no_time, means
 
 
 async def test_what_was_looked_at_with_the_same_ensemble_costs_no_transfer_and_is_reported_again(
@@ -293,3 +298,41 @@ def test_options_survive_being_kept() -> None:
 def test_what_cannot_be_meant_is_refused(read: object, word: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         read(word)  # type: ignore[operator]
+
+
+async def test_told_to_stop_it_waits_for_nobody_who_never_answers(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even for there to be room for one more file."""
+    begun: list[str] = []
+
+    class Mute:
+        @asynccontextmanager
+        async def brought(self, entry: Entry, most: int) -> AsyncIterator[Brought]:
+            begun.append(entry.place)
+            await asyncio.Event().wait()
+            raise AssertionError
+            yield
+
+    monkeypatch.setattr(running, "_ENDING_S", 0.1)
+    store, stop = Store(500), asyncio.Event()
+    run = runs.begin(database, kind="run", options=Options().to_json(), newest=None)
+    async with means(database, store, Eye(), at_once=4) as made, asyncio.timeout(20):
+        work = Work(
+            dataclasses.replace(made, viewer=Mute()),
+            run,
+            Options(),
+            ensembles=frozenset(),
+            stop=stop,
+            on_batch=lambda _: None,
+        )
+        at_work = asyncio.create_task(work.over(pages_of(store, None)))
+        before = -1
+        while len(begun) != before:  # until there is room for no more
+            before = len(begun)
+            await asyncio.sleep(0.5)
+        assert 0 < before < 500
+        stop.set()
+        with pytest.raises(BackfillError, match="took too long"):
+            await at_work
+    assert len(begun) == before
