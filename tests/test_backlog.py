@@ -587,7 +587,8 @@ def test_only_what_pict_rs_says_of_the_file_itself_makes_a_harmless_case_a_human
     refusing.refusal = (400, "validate-width")
     at_once(gate)
     until(lambda: the_case(gate).state is CaseState.PENDING)
-    assert "validate-width" in str(gate.ledger()[-2].facts) + str(gate.ledger()[-1].facts)
+    refused = [entry.facts for entry in gate.ledger() if entry.act == "pending"]
+    assert refused == [{"release refused": "400 validate-width"}]
     assert refusing.deleted and refusing.stored == []
 
 
