@@ -27,6 +27,7 @@ from proxy.cases.quota import Limits, Quota
 from proxy.cases.recipients import sealed_to
 from proxy.cases.retention import Retention
 from proxy.cases.sealing import Sealer, gate_identities, gate_public
+from proxy.cases.stored import take_rest
 from proxy.cases.unseen import Noting, UnseenUploads
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
@@ -354,6 +355,7 @@ def _backlog(
         keeper=keeper,
         pictrs=made.pictrs,
         fault=made.fault,
+        owner=owner_of(made.config),
     )
     return Backlog(
         made.database,
@@ -446,7 +448,10 @@ def periods_of(config: Config) -> Periods:
 
 
 async def _tidy_up(made: Parts, decider: Decider) -> None:
-    """Ends what crashes have cut off: files without a case, confirmed cases that are being stored."""
+    """Ends what crashes have cut off: files without a case, confirmed cases that are being stored, and held
+    ones that are stored still.
+    """
+    tidier = f"tidy {owner_of(made.config)}"[:200]
     while True:
         try:
             await asyncio.to_thread(made.quarantine.sweep_unfinished, older_than_s=_TIDY_EVERY_S)
@@ -460,6 +465,10 @@ async def _tidy_up(made: Parts, decider: Decider) -> None:
             await decider.take_back_overtaken()
         except (PictrsError, SQLAlchemyError) as error:
             log.error("confirmed cases could not be looked through: %s", type(error).__name__)
+        try:
+            await take_rest(made.database, made.pictrs, made.fault, by=tidier, older_than_s=_TIDY_EVERY_S)
+        except SQLAlchemyError as error:
+            log.error("cases of what is stored could not be looked through: %s", type(error).__name__)
         await asyncio.sleep(_TIDY_EVERY_S)
 
 

@@ -37,10 +37,9 @@ ALLOWING_UNSEEN = (
     "unseen-stored",  # pict-rs has it, and nothing says that nobody has looked
     "unseen-looked",
     "unseen-held",  # sealed and promised, and pict-rs has it too
-    "unseen-taken",
 )
-BACKFILLING = (
-    "hit-held",  # sealed and promised, and pict-rs has it too
+BACKFILLING = ("hit-held",)  # sealed and promised, and pict-rs has it too
+TAKING_AWAY = (
     "alias-taken",  # one of several
     "all-taken",  # and nothing says so
 )
@@ -77,6 +76,7 @@ POINTS = (
     *RELEASING,
     *CONFIRMING,
     *BACKFILLING,
+    *TAKING_AWAY,
     *ROTATING,
     *EXPIRING,
     *ANY_WRITE,

@@ -508,7 +508,7 @@ _AT: Sequence[tuple[Callable[[Scene, str | None], None], Sequence[str | None]]] 
         _pass_unseen,
         (
             *("unseen-stored", "unseen-looked", "unseen-looked>case-sealed", "unseen-looked>uncommitted"),
-            *("unseen-held", "unseen-taken", "unseen-taken>uncommitted", None),
+            *("unseen-held", "all-taken", "all-taken>uncommitted", None),
         ),
     ),
     (

@@ -10,11 +10,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from proxy import faults
 from proxy.aliases import alias_key
@@ -157,7 +158,7 @@ def test_files_of_every_kind_come_back_as_they_were(new_gate: NewGate, tmp_path:
     store.stop()
 
 
-POINTS = ("case-sealed", *faults.BACKFILLING)
+POINTS = ("case-sealed", *faults.BACKFILLING, *faults.TAKING_AWAY)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -202,6 +203,25 @@ def test_a_release_first_ends_the_taking_away_that_a_crash_has_cut_off(
     run(gate)
     for name in names:  # and what was begun before the release takes nothing of it away
         assert shown(gate.url, name) == content
+
+
+def test_what_a_killed_run_has_left_in_pict_rs_the_gate_takes_away_itself(
+    gate: Gate, store: pictrs.Pictrs
+) -> None:
+    content = planted(5107)
+    imported(store, content, "left.png")
+    run(gate, "--action", "hold", "--prefix", "left", check=False, fault="hit-held")
+    gate.stop()
+    gate.start()  # young cases it leaves to whoever has made them
+    assert shown(store.url, "left.png") == content
+    gate.stop()
+    with gate.database() as database, database.writing() as session:
+        session.execute(update(Case).values(created_at=datetime.now(UTC) - timedelta(minutes=2)))
+    gate.start()
+    assert gate.program is not None
+    gate.program.wait_until(lambda: shown(store.url, "left.png") is None)
+    acts = [entry.act for entry in gate.ledger() if entry.case_id == gate.cases()[0]["id"]]
+    assert acts == ["pending", "taken from pict-rs"]
 
 
 def test_what_was_reported_before_is_held_without_another_look_and_confirmed_it_stays_away(

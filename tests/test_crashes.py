@@ -59,7 +59,7 @@ def test_every_point_that_there_is_has_a_name_and_is_died_at() -> None:
     }
     assert reached == set(faults.POINTS)
     died_at = {fault.rpartition(">")[2] for _, fault in crashes.ROUNDS if fault}
-    died_at |= set(faults.BACKFILLING)  # in tests/test_backfill_hold.py
+    died_at |= set(faults.BACKFILLING + faults.TAKING_AWAY)  # in tests/test_backfill_hold.py
     assert died_at == set(faults.POINTS)
 
 

@@ -213,7 +213,9 @@ def test_killed_anywhere_in_the_backlog_nothing_is_lost_or_done_twice(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("point", [None, "unseen-stored", "case-sealed", "unseen-held", "unseen-taken"])
+@pytest.mark.parametrize(
+    "point", [None, "unseen-stored", "case-sealed", "unseen-held", "alias-taken", "all-taken"]
+)
 def test_what_was_allowed_unseen_is_looked_at_and_a_hit_is_sealed_and_taken_away(
     started: Callable[..., Gate], usual: Pictrs, looker: Looker, point: str | None
 ) -> None:

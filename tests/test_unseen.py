@@ -14,6 +14,7 @@ import pyrage
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from proxy.aliases import alias_key
 from proxy.cases.keeping import Keeper, Origin, adopt_orphans
 from proxy.cases.life import CaseState
 from proxy.cases.quarantine import Quarantine
@@ -26,8 +27,10 @@ from proxy.faults import nowhere
 from proxy.intake.budget import Budget
 from proxy.intake.uploads import upload_of
 from proxy.metrics import Metrics
+from proxy.pictrs import StoredFile, StoredPage
 from proxy.policy import Decision, Verdict
 from tests import pictures
+from tests.kept import keeper_of
 from tests.looker import sha256
 
 FILE = pictures.png((64, 48), seed=940_000)
@@ -110,7 +113,7 @@ def test_who_sent_a_file_into_a_case_that_has_just_been_made_stays_with_the_case
     case = case_at("a.png", "b.png")  # pict-rs knows of the second upload, and nobody has noted it yet
     noted(database, "b.png", facts=b"who sent b")
     unseen.held_since(database, first, case, others=[], facts={})
-    unseen.taken_away(database, cased(first, case))
+    unseen.done_with(database, cased(first, case))
     unseen.gone_since(database, leased(database), alias_key=b"b.png")
     of_a, of_b = rows(database)
     assert (of_a.facts, of_b.facts, of_b.case_id) == (b"", b"who sent b", case.id)
@@ -186,16 +189,22 @@ def test_what_is_sealed_already_is_taken_away_also_where_nobody_may_look(databas
 
 
 class Having(Deleting):
-    """As much of pict-rs as holding needs: it has the file until it is deleted."""
+    """As much of pict-rs as holding needs: it has the file until its last alias is deleted."""
+
+    def __init__(self, *aliases: str) -> None:
+        super().__init__()
+        self._aliases = aliases
 
     async def original(self, alias: str, *, largest: int) -> bytes:
         return FILE
 
     async def aliases(self, alias: str) -> list[str]:
-        return [alias]
+        return [one for one in self._aliases if one not in self.deleted]
 
-    async def has(self, alias: str) -> bool:
-        return alias not in self.deleted
+    async def stored(self, *, slug: str, limit: int) -> StoredPage:
+        key, left = f"{sha256(FILE)}{len(FILE):012x}07", await self.aliases("")
+        asked = base64.urlsafe_b64decode(slug + "=" * (-len(slug) % 4)).hex()
+        return StoredPage([StoredFile(key, left)] if left and asked == key else [], None, None)
 
 
 class Confirmed:
@@ -203,6 +212,48 @@ class Confirmed:
 
     async def find(self, sha256: str) -> Decision:
         return Decision(Verdict.BLOCK, "confirmed before")
+
+
+def queue_of(database: Database, keeper: Keeper, pictrs: Having) -> UnseenUploads:
+    unused = cast(Any, None)
+    return UnseenUploads(
+        database=database,
+        identities=[],
+        memory=Budget(10 * MB),
+        largest_bytes=MB,
+        judge=unused,
+        known=cast(Any, Confirmed()),
+        lookout=unused,
+        keeper=keeper,
+        pictrs=cast(Any, pictrs),
+        fault=nowhere,
+        owner="a gate",
+    )
+
+
+async def test_a_hit_takes_over_what_the_gate_had_released_of_it_and_leaves_what_a_human_had(
+    database: Database, tmp_path: Path
+) -> None:
+    """pict-rs keeps one file for all who have sent the same picture; it is shown as long as one alias is."""
+    noted(database, "a.png")
+    for alias, by in (("b.png", "gate"), ("c.png", "ann")):
+        older = case_at(alias)
+        older.id, older.state, older.decided_by = f"by-{by}", CaseState.RELEASED, by
+        for promise in older.promises:
+            promise.alias_key = alias_key(alias)
+        cases.add(database, older, facts={})
+    quarantine = Quarantine(tmp_path, Sealer([write_new_identity(tmp_path / "key")]), nowhere)
+    keeper = keeper_of(database, quarantine, tmp_path, nowhere)
+    pictrs = Having("a.png", "b.png", "c.png")
+    try:
+        await queue_of(database, keeper, pictrs).settle(leased(database))
+    finally:
+        keeper.close()
+    (row,) = rows(database)
+    held = cases.get(database, str(row.case_id))
+    assert {one.alias: one.stored_at for one in held.promises} == {"a.png": None, "b.png": None}
+    assert sorted(pictrs.deleted) == ["a.png", "b.png"] and row.done_at is not None
+    assert [one.alias for one in cases.get(database, "by-ann").promises] == ["c.png"]
 
 
 async def test_a_hit_finds_room_when_uploads_do_not_and_until_then_it_is_counted(
@@ -213,25 +264,14 @@ async def test_a_hit_finds_room_when_uploads_do_not_and_until_then_it_is_counted
     taken.sealed_size = 10 * MB - 250 * 1024
     cases.add(database, taken, facts={})
     quarantine = Quarantine(tmp_path, Sealer([write_new_identity(tmp_path / "key")]), nowhere)
-    metrics, unused, pictrs = Metrics(), cast(Any, None), Having()
+    metrics, pictrs = Metrics(), Having("a.png")
 
     async def settled(quota: int) -> tuple[int, int]:
         """How many are public then, and how often pict-rs was told to delete it."""
         room = Quota(database, tmp_path, Limits(quota, quota, 0), metrics)
         await room.count()
         keeper = Keeper(database, quarantine, room, metrics, nowhere)
-        queue = UnseenUploads(
-            database=database,
-            identities=[],
-            memory=Budget(10 * MB),
-            largest_bytes=MB,
-            judge=unused,
-            known=cast(Any, Confirmed()),
-            lookout=unused,
-            keeper=keeper,
-            pictrs=cast(Any, pictrs),
-            fault=nowhere,
-        )
+        queue = queue_of(database, keeper, pictrs)
         item = leased(database)
         try:
             upload = upload_of(FILE, sha256(FILE), file_name="", declared_type=None)

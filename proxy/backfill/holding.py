@@ -15,7 +15,7 @@ from typing import Any
 from proxy.backfill.looking import Result
 from proxy.backfill.sources import Entry
 from proxy.cases.keeping import Keeper, Origin
-from proxy.cases.stored import stored_promises, take_away
+from proxy.cases.stored import stored_promises, take_away, take_rest
 from proxy.channels.looks import Look, Seen
 from proxy.database import BackfillHit, Case, CaseState, Database, taking
 from proxy.database import backfill as runs
@@ -81,23 +81,15 @@ class Holding:
             hit.not_held = str(error)[:500]
             return result
         self.fault("hit-held")
-        await self._take_away(case_id)
+        try:
+            await take_away(self.database, self.pictrs, self.fault, case_id, by=self.by)
+        except (PictrsError, CaseError) as error:  # its placeholders stand; a gate, or the next run, goes on
+            log.warning("case %s is sealed; pict-rs has it still: %s", case_id, error)
         return Result(finding=hit, is_recorded=True)
 
     async def take_rest(self) -> int:
-        """Takes away what earlier attempts have not; how many cases pict-rs has a picture of still."""
-        left = 0
-        for case_id in await self.database.run(taking.not_taken):
-            left += not await self._take_away(case_id)
-        return left
-
-    async def _take_away(self, case_id: str) -> bool:
-        try:
-            await take_away(self.database, self.pictrs, self.fault, case_id, by=self.by)
-        except (PictrsError, CaseError) as error:  # its placeholders stand; the next attempt takes it away
-            log.warning("case %s is sealed; pict-rs has it still: %s", case_id, error)
-            return False
-        return True
+        """Takes away what earlier attempts have not; of how many cases pict-rs has the picture still."""
+        return await take_rest(self.database, self.pictrs, self.fault, by=self.by)
 
     async def _standing(self, hit: BackfillHit) -> tuple[StoredFile, list[str]]:
         """What pict-rs has now, and the aliases of it for which a new case may stand."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
@@ -15,7 +16,7 @@ from proxy.aliases import alias_key, make_delete_token
 from proxy.cases import placeholder
 from proxy.channels.looks import Look, Seen
 from proxy.database import Database, Promise, cases, taking
-from proxy.errors import PictrsError
+from proxy.errors import CaseError, PictrsError
 from proxy.faults import FaultPoint
 from proxy.intake.uploads import Upload
 from proxy.media import Size, measure
@@ -25,6 +26,7 @@ from proxy.stored import stored_as, stored_under
 log = logging.getLogger(__name__)
 
 _GONE_S = 30.0  # that pict-rs's queue may take; some milliseconds, where it has nothing else to do
+_MOST_FAILED = 3  # in a row; then the rest is for the next time
 _FIRST_GLANCE_S, _GLANCE_S = 0.02, 0.5
 
 
@@ -86,6 +88,32 @@ async def take_away(database: Database, pictrs: Pictrs, fault: FaultPoint, case_
     await database.run(taking.taken_away, case_id)
     log.warning("case %s is sealed, and pict-rs has it no more", case_id)
     return True
+
+
+async def take_rest(
+    database: Database, pictrs: Pictrs, fault: FaultPoint, *, by: str, older_than_s: float = 0.0
+) -> int:
+    """Takes away what others have sealed and were kept from taking away, by a crash say.
+
+    Args:
+        older_than_s: how old a case is that nobody else is about to see to.
+
+    Returns:
+        Of how many cases pict-rs has the picture still.
+    """
+    waiting = await database.run(taking.not_taken, older_than_s=older_than_s)
+    random.shuffle(waiting)  # what hangs may not keep the same ones waiting each time
+    taken, failed_in_a_row = 0, 0
+    for case_id in waiting:
+        try:
+            await take_away(database, pictrs, fault, case_id, by=by)
+            taken, failed_in_a_row = taken + 1, 0
+        except (PictrsError, CaseError) as error:  # its placeholders stand; the next attempt takes it away
+            log.warning("case %s is sealed; pict-rs has it still: %s", case_id, error)
+            failed_in_a_row += isinstance(error, PictrsError)
+        if failed_in_a_row == _MOST_FAILED:
+            break
+    return len(waiting) - taken
 
 
 async def _delete(

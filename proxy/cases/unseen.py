@@ -18,15 +18,15 @@ from typing import Any
 import pyrage
 from sqlalchemy.exc import IntegrityError
 
-from proxy.aliases import alias_key, make_delete_token
-from proxy.cases import placeholder
+from proxy.aliases import alias_key
 from proxy.cases.backlog import NotNow
 from proxy.cases.deferred import look_facts, not_seen
 from proxy.cases.keeping import Keeper, Origin
 from proxy.cases.sealing import Sealer, open_facts
+from proxy.cases.stored import stored_promises, take_away
 from proxy.channels.lookout import Lookout
-from proxy.channels.looks import Look, Priority, Seen, Unseen
-from proxy.database import Case, Database, Promise, UnseenUpload, cases
+from proxy.channels.looks import Look, Priority, Unseen
+from proxy.database import Case, Database, UnseenUpload, taking
 from proxy.database import unseen as rows
 from proxy.database.backlog import Lease, lease_unseen
 from proxy.errors import PictrsError, Refusal, SealingError, Unreadable
@@ -35,7 +35,6 @@ from proxy.intake.budget import Budget
 from proxy.intake.uploads import Upload, upload_of
 from proxy.judging import Judge
 from proxy.known_hashes import KnownHashes
-from proxy.media import Size, measure
 from proxy.pictrs import Pictrs
 from proxy.policy import Decision, Verdict
 
@@ -44,7 +43,6 @@ log = logging.getLogger(__name__)
 _LOOK_S = 30.0
 _PICTRS_S = 30.0  # after which pict-rs is asked again
 _MOST_COUNTED = 10_000
-_GONE_S, _GLANCE_S = 10.0, 0.2  # pict-rs answers a deletion before it has done it
 
 
 class Noting:
@@ -122,16 +120,18 @@ class UnseenUploads:
         keeper: Keeper,
         pictrs: Pictrs,
         fault: FaultPoint,
+        owner: str,
     ) -> None:
         """
         Args:
             memory: for one file at a time, whatever its size.
             largest_bytes: of a file that pict-rs stores.
+            owner: a name of this gate, the same after a restart and no other gate's.
         """
         self._database, self._identities = database, identities
         self._memory, self._largest_bytes = memory, largest_bytes
         self._judge, self._known, self._lookout = judge, known, lookout
-        self._keeper, self._pictrs, self._fault = keeper, pictrs, fault
+        self._keeper, self._pictrs, self._fault, self._owner = keeper, pictrs, fault, owner
         self._hits: set[int] = set()  # that could perhaps not be sealed yet; for the metrics alone
 
     async def count_public(self) -> int:
@@ -165,7 +165,8 @@ class UnseenUploads:
                 if not is_held:
                     return
                 self._fault("unseen-held")
-            await self._take_away(item)
+            await take_away(self._database, self._pictrs, self._fault, str(item.case_id), by=self._owner)
+            await self._database.run(rows.done_with, item)
         except PictrsError as error:
             raise NotNow(str(error), again_s=_PICTRS_S) from None
 
@@ -220,12 +221,13 @@ class UnseenUploads:
             str(known.get("route") or ""), known.get("arguments") or [], known.get("uploader") or {}
         )
         passed = _passed(item)
-        promises = await self._promises(item, upload, look)
-        if all(promise.alias != item.alias for promise in promises):
-            raise NotNow("its alias has just become a case's", again_s=_PICTRS_S)
+        aliases = await self._free(item)
+        promises = await stored_promises(
+            upload, look, aliases, await self._database.run(rows.tokens, aliases)
+        )
         held = replace(decision, verdict=Verdict.HOLD)
         # Others have sent the very same picture: it is one case, and says who they were.
-        others = await self._database.run(rows.same_picture, item, [promise.alias for promise in promises])
+        others = await self._database.run(rows.same_picture, item, aliases)
 
         def record(case: Case, facts: dict[str, Any]) -> None:
             noted = {**facts, "passed_unseen": passed}
@@ -245,49 +247,20 @@ class UnseenUploads:
         except IntegrityError:
             raise NotNow("an alias of it has just become a case's", again_s=_PICTRS_S) from None
 
-    async def _promises(self, item: UnseenUpload, upload: Upload, look: Look | None) -> list[Promise]:
-        """All aliases of the file in pict-rs, but for those that stand for a case already.
+    async def _free(self, item: UnseenUpload) -> list[str]:
+        """All aliases of the file in pict-rs, but for those that stand for a case and stay there.
 
         One file has several where several have uploaded the same picture. It goes as a whole.
-        """
-        measured = await asyncio.to_thread(measure, upload.content, upload.media)
-        size, frames = measured or (None, None)
-        if isinstance(look, Seen):
-            size = Size(look.width, look.height)
-        details = await asyncio.to_thread(placeholder.details, upload.media, size, frames)
-        aliases = {item.alias, *await self._pictrs.aliases(item.alias)}
-        keys = {alias: alias_key(alias) for alias in aliases}
-        taken = await self._database.run(rows.promised, list(keys.values()))
-        tokens = await self._database.run(rows.tokens, list(aliases))
-        now = datetime.now(UTC)
-        return [
-            Promise(
-                alias=alias,
-                alias_key=keys[alias],
-                delete_token=tokens.get(alias) or make_delete_token(),
-                details=details,
-                arguments=[],  # what is sealed has been through them
-                stored_at=now,
-                stored_token=tokens.get(alias),
-            )
-            for alias in sorted(aliases)
-            if keys[alias] not in taken
-        ]
 
-    async def _take_away(self, item: UnseenUpload) -> None:
-        """Takes a held picture away from pict-rs, and sees that it has gone."""
-        case = await self._database.run(cases.get, str(item.case_id))
-        for promise in case.promises:
-            await self._pictrs.delete(promise.alias)
-        self._fault("unseen-taken")
-        end = asyncio.get_running_loop().time() + _GONE_S
-        for promise in case.promises:
-            while await self._pictrs.has(promise.alias):
-                if asyncio.get_running_loop().time() > end:
-                    raise NotNow("pict-rs has it still", again_s=_PICTRS_S)
-                await asyncio.sleep(_GLANCE_S)
-        await self._database.run(rows.taken_away, item)
-        log.warning("case %s had passed unseen; it is sealed, and pict-rs has it no more", case.id)
+        Raises:
+            NotNow: its own alias is not among them.
+        """
+        aliases = sorted({item.alias, *await self._pictrs.aliases(item.alias)})
+        there = await self._database.run(taking.promised, aliases)
+        taken = {promise.alias for promise in there if not taking.may_take_over(promise)}
+        if item.alias in taken:
+            raise NotNow("its alias has just become a case's", again_s=_PICTRS_S)
+        return [alias for alias in aliases if alias not in taken]
 
 
 def facts_of(item: UnseenUpload, identities: Sequence[pyrage.x25519.Identity]) -> Mapping[str, Any]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from proxy.aliases import alias_key, make_delete_token
 from proxy.cases.life import RELEASE_S, CaseState
 from proxy.database import ledger
 from proxy.database.engine import Database
-from proxy.database.models import BackfillHit, Case, Promise
+from proxy.database.models import BackfillHit, Case, Promise, UnseenUpload
 from proxy.errors import CaseError
 
 # After this, whoever took a picture away is gone: a step takes `pictrs.timeout_s`, 30 s by default.
@@ -109,13 +109,23 @@ def taken_away(database: Database, case_id: str) -> None:
         ledger.append(session, "taken from pict-rs", actor=_GATE, case_id=case.id)
 
 
-def not_taken(database: Database) -> list[str]:
-    """The cases that a backfill has made and pict-rs has a picture of still."""
+def not_taken(database: Database, *, older_than_s: float = 0.0) -> list[str]:
+    """The cases of what was stored already that pict-rs has a picture of still.
+
+    Args:
+        older_than_s: younger ones are whoever's has made them.
+    """
+    of_stored = select(BackfillHit.case_id).where(BackfillHit.case_id.is_not(None))
+    of_unseen = select(UnseenUpload.case_id).where(UnseenUpload.case_id.is_not(None))
     query = (
         select(Case.id)
-        .join(BackfillHit, BackfillHit.case_id == Case.id)
         .join(Promise, Promise.case_id == Case.id)
-        .where(Promise.stored_at.is_not(None), Case.state.not_in(_IN_PICTRS))
+        .where(
+            Promise.stored_at.is_not(None),
+            Case.state.not_in(_IN_PICTRS),
+            Case.created_at < datetime.now(UTC) - timedelta(seconds=older_than_s),
+            or_(Case.id.in_(of_stored), Case.id.in_(of_unseen)),
+        )
         .distinct()
     )
     with database.reading() as session:

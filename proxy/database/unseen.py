@@ -11,11 +11,12 @@ from typing import Any
 
 from sqlalchemy import or_, select
 
-from proxy.database import ledger
+from proxy.database import ledger, taking
 from proxy.database.backlog import own
 from proxy.database.decisions import GATE
 from proxy.database.engine import Database
 from proxy.database.models import Case, Promise, UnseenUpload
+from proxy.errors import CaseError
 
 
 def passed_unseen(database: Database, uploads: Sequence[UnseenUpload]) -> None:
@@ -92,13 +93,14 @@ def held_since(
         others: those of `same_picture`, which are part of the same case; their facts are sealed with it.
 
     Raises:
-        CaseError: it is not the caller's any more.
+        CaseError: it is not the caller's any more, or its alias has become another case's.
         IntegrityError: one of the aliases stands for a case already.
     """
     with database.writing() as session:
         upload = own(session, leased)
-        session.add(case)
-        session.flush()
+        taking.put_in_place(session, case)
+        if all(promise.alias != upload.alias for promise in case.promises):
+            raise CaseError(f"{upload.number}: its alias has just become another case's")
         upload.case_id = case.id
         for other in others:
             kept = session.get_one(UnseenUpload, other.number)
@@ -106,8 +108,8 @@ def held_since(
         ledger.append(session, case.state.value, actor=GATE, case_id=case.id, facts=facts)
 
 
-def taken_away(database: Database, leased: UnseenUpload) -> None:
-    """pict-rs does not have the picture of a held upload any more.
+def done_with(database: Database, leased: UnseenUpload) -> None:
+    """pict-rs does not have the picture of a held upload any more, or a human has decided that it shall.
 
     Raises:
         CaseError: it is not the caller's any more.
@@ -115,10 +117,6 @@ def taken_away(database: Database, leased: UnseenUpload) -> None:
     with database.writing() as session:
         upload = own(session, leased)
         upload.done_at, upload.facts = datetime.now(UTC), b""
-        case = session.get_one(Case, upload.case_id)
-        for promise in case.promises:
-            promise.stored_at = promise.stored_token = None
-        ledger.append(session, "taken from pict-rs", actor=GATE, case_id=case.id)
 
 
 def still_public(database: Database, hits: Collection[int]) -> set[int]:
@@ -132,12 +130,6 @@ def still_public(database: Database, hits: Collection[int]) -> set[int]:
     )
     with database.reading() as session:
         return set(session.scalars(query))
-
-
-def promised(database: Database, aliases: Sequence[bytes]) -> set[bytes]:
-    """Those of some alias keys that stand for a case already."""
-    with database.reading() as session:
-        return set(session.scalars(select(Promise.alias_key).where(Promise.alias_key.in_(aliases))))
 
 
 def tokens(database: Database, aliases: Sequence[str]) -> dict[str, str]:
