@@ -5,41 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
-import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Sequence
 
 import pyrage
 from sqlalchemy.exc import SQLAlchemyError
 
-from proxy import faults, process
+from proxy import process
 from proxy.cases.backlog import Backlog
 from proxy.cases.clearances import Clearances
 from proxy.cases.deciding import Decider
 from proxy.cases.deferred import DeferredCases, Opener, Resealer
 from proxy.cases.keeping import Keeper, adopt_orphans, note_sizes
 from proxy.cases.placeholder import Placeholders
-from proxy.cases.quarantine import Quarantine
-from proxy.cases.quota import Limits, Quota
-from proxy.cases.recipients import sealed_to
+from proxy.cases.quota import Quota
 from proxy.cases.retention import Retention
-from proxy.cases.sealing import Sealer, gate_identities, gate_public
 from proxy.cases.stored import take_rest
 from proxy.cases.unseen import Noting, UnseenUploads
-from proxy.channels.http import HttpChannel
-from proxy.channels.lookout import Lookout
-from proxy.channels.looks import Channel
-from proxy.channels.pop import PopChannel
-from proxy.channels.tls import client_context
-from proxy.channels.worker import Workers
 from proxy.config import Config
-from proxy.database import Database, cases, room
-from proxy.database.retention import Periods
-from proxy.errors import ConfigError, PictrsError, SealingError
-from proxy.faults import FaultPoint
+from proxy.database import cases, room
+from proxy.errors import PictrsError
 from proxy.intake.budget import Budget
 from proxy.intake.fetching import Fetcher, FetchLimits, Reach
 from proxy.intake.uploads import UploadLimits
@@ -47,15 +31,20 @@ from proxy.internal.hook import ValidationHook
 from proxy.internal.listener import InternalListener
 from proxy.internal.server import HookSettings, Internal
 from proxy.judging import Judge
-from proxy.known_hashes import KnownHashes
 from proxy.ledger.bookkeeping import bookkeeping
-from proxy.ledger.signing import read_signer
 from proxy.listener import Listener
 from proxy.lockdown import Lockdowns
-from proxy.metrics import Metrics
-from proxy.pictrs import Pictrs
-from proxy.policy import Policy, Rule, Verdict
-from proxy.sections import ClassifierSection
+from proxy.parts import (
+    MEGABYTE,
+    Parts,
+    api_key_of,
+    built,
+    gate_key_of,
+    limits_of,
+    owner_of,
+    periods_of,
+    sealer_with,
+)
 from proxy.server.claims import Claims
 from proxy.server.fetches import Downloads, Fetches, HookWatch, Proxied
 from proxy.server.gateway import Gateway
@@ -75,67 +64,6 @@ _OTHER_FILES = 1024
 # Longer than a writer waits for the others; an upload that gets no answer is told so while Lemmy listens.
 _DATABASE_S = 15.0
 
-_MEGABYTE = 1024 * 1024
-_GIGABYTE = 1024 * _MEGABYTE
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What every command of the gate is made from."""
-
-    config: Config
-    database: Database
-    quarantine: Quarantine
-    pictrs: Pictrs
-    lookout: Lookout
-    pollers: PopChannel | None
-    workers: Workers | None
-    policy: Policy
-    known: KnownHashes
-    metrics: Metrics
-    fault: FaultPoint
-
-
-@asynccontextmanager
-async def parts(config: Config, *, gate: Sequence[pyrage.x25519.Identity] = ()) -> AsyncIterator[Parts]:
-    """Builds the parts, and gives back what they hold.
-
-    Args:
-        gate: the running gate's own key, for what it defers.
-
-    Raises:
-        ConfigError: one of them cannot work with the configuration.
-    """
-    metrics, fault = Metrics(), faults.from_environment()
-    policy = policy_of(config)
-    contexts = [_context(index, section) for index, section in enumerate(config.classifiers)]
-    quarantine = Quarantine(
-        config.cases.folder,
-        Sealer(config.cases.recipients),
-        fault,
-        with_gate=_sealer_with(gate, config) if gate else None,
-    )
-    database = Database(config.database.url, password=config.database.password, fault=fault)
-    known = KnownHashes(database, config.policy.block_lists, config.policy.near_distance)
-    channels = [
-        _channel(section, context)
-        for section, context in zip(config.classifiers, contexts, strict=True)
-        if section.kind != "worker"
-    ]
-    pollers = next((channel for channel in channels if isinstance(channel, PopChannel)), None)
-    lookout = Lookout(channels, policy.signals, metrics)
-    tokens = [_token(section) for section in config.classifiers if section.kind == "worker"]
-    workers = Workers(tokens, policy.signals, lookout) if tokens else None
-    pictrs = Pictrs(config.pictrs.url, _api_key(config), config.pictrs.timeout_s)
-    try:
-        yield Parts(
-            config, database, quarantine, pictrs, lookout, pollers, workers, policy, known, metrics, fault
-        )
-    finally:
-        await lookout.close()
-        await pictrs.close()
-        database.close()
-
 
 async def serve(config: Config) -> None:
     """Runs the gate until it is told to stop (SIGTERM, SIGINT).
@@ -145,9 +73,9 @@ async def serve(config: Config) -> None:
     """
     process.allow_open_files(config.server.connections + _OTHER_FILES)
     process.give_back_large_buffers()
-    gate_key = _gate_key(config)
+    gate_key = gate_key_of(config)
     async with (
-        parts(config, gate=gate_key) as made,
+        built(config, gate=gate_key) as made,
         bookkeeping(config, made.database, made.metrics) as allows,
     ):
         await made.lookout.check()
@@ -157,7 +85,7 @@ async def serve(config: Config) -> None:
         keeper = Keeper(made.database, made.quarantine, quota, made.metrics, made.fault)
         placeholders = Placeholders()
         fetcher = Fetcher(
-            FetchLimits(largest_bytes=config.pictrs.max_file_size_mb * _MEGABYTE, within_s=5.0),
+            FetchLimits(largest_bytes=config.pictrs.max_file_size_mb * MEGABYTE, within_s=5.0),
             Reach(also=tuple(config.fetching.also_reach), ports=None)
             if config.fetching.any_port
             else Reach(also=tuple(config.fetching.also_reach)),
@@ -174,7 +102,7 @@ async def serve(config: Config) -> None:
         await made.database.run(note_sizes, made.quarantine)
         await quota.count()  # before anything is let in
         made.database.answer_within(_DATABASE_S)
-        noting = Noting(made.database, _sealer_with(gate_key, config), made.pictrs)
+        noting = Noting(made.database, sealer_with(gate_key, config), made.pictrs)
         gateway = _gateway(
             *(made, keeper, noting, placeholders, fetcher, judge, clearances, watch, uploaders)
         )
@@ -205,7 +133,7 @@ async def serve(config: Config) -> None:
                     hook_settings=HookSettings(
                         ids=frozenset(config.internal.scan_ids),
                         networks=tuple(config.internal.scan_networks),
-                        largest_bytes=2 * config.pictrs.max_file_size_mb * _MEGABYTE,
+                        largest_bytes=2 * config.pictrs.max_file_size_mb * MEGABYTE,
                     ),
                     pollers=made.pollers,
                     workers=made.workers,
@@ -264,8 +192,8 @@ def _gateway(
 ) -> Gateway:
     """The `server` listener's parts, put together."""
     config, database, pictrs = made.config, made.database, made.pictrs
-    largest_bytes = config.pictrs.max_file_size_mb * _MEGABYTE
-    memory = config.server.memory_mb * _MEGABYTE
+    largest_bytes = config.pictrs.max_file_size_mb * MEGABYTE
+    memory = config.server.memory_mb * MEGABYTE
     # Apart, so that neither slow readers nor slow sites keep an upload waiting.
     most_waiting = config.server.connections // 4  # the others are for reads
     small = Budget(memory // 16, most_waiting)
@@ -314,7 +242,7 @@ def _gateway(
         removals=Removals(database, pictrs, passing),
         passing=passing,
         pictrs=pictrs,
-        api_key=_api_key(config),
+        api_key=api_key_of(config),
         metrics=made.metrics,
     )
 
@@ -329,8 +257,8 @@ def _backlog(
     lockdown: Lockdowns,
 ) -> Backlog:
     """What nobody could look at, looked at later."""
-    largest_bytes = made.config.pictrs.max_file_size_mb * _MEGABYTE
-    memory = Budget(2 * largest_bytes + 8 * _MEGABYTE)
+    largest_bytes = made.config.pictrs.max_file_size_mb * MEGABYTE
+    memory = Budget(2 * largest_bytes + 8 * MEGABYTE)
     opener = Opener(made.quarantine, gate_key, memory)
     resealer = Resealer(made.database, made.quarantine, opener, made.fault)
     deferred = DeferredCases(
@@ -371,82 +299,6 @@ def _backlog(
     )
 
 
-def _context(index: int, section: ClassifierSection) -> ssl.SSLContext | None:
-    return client_context(
-        f"classifiers.{index}",
-        ca_file=section.ca_file,
-        certificate_file=section.certificate_file,
-        key_file=section.key_file,
-    )
-
-
-def channel_of(index: int, section: ClassifierSection) -> Channel:
-    """The channel that a section of the configuration describes; `index` is for messages.
-
-    Raises:
-        ConfigError: its certificates cannot be read.
-    """
-    return _channel(section, _context(index, section))
-
-
-def _channel(section: ClassifierSection, context: ssl.SSLContext | None) -> Channel:
-    if section.kind == "fedi-safety":
-        return PopChannel(_token(section))
-    return HttpChannel(section.url or "", _token(section) or None, context)
-
-
-def _gate_key(config: Config) -> list[pyrage.x25519.Identity]:
-    try:
-        return gate_identities(config.cases.gate_identity_file)
-    except SealingError as error:
-        raise ConfigError(f"cases.gate_identity_file: {error}") from None
-
-
-def _sealer_with(gate_key: Sequence[pyrage.x25519.Identity], config: Config) -> Sealer:
-    """Seals to the reviewers and the gate itself."""
-    return Sealer(sealed_to(config.cases.recipients, gate_public(gate_key), gate_reads=True))
-
-
-def _token(section: ClassifierSection) -> str:
-    return section.token.get_secret_value() if section.token else ""
-
-
-def policy_of(config: Config) -> Policy:
-    """The policy that a configuration describes."""
-    return Policy(
-        rules=[Rule(rule.name, Verdict(rule.verdict), rule.at_least) for rule in config.policy.rules],
-        on_unavailable=Verdict(config.policy.on_unavailable),
-        on_undecodable=Verdict(config.policy.on_undecodable),
-        near_verdict=Verdict(config.policy.near_verdict),
-    )
-
-
-def owner_of(config: Config) -> str:
-    """A name of this gate, the same after a restart. Hosts may have one name, so it has its ledger key's too.
-
-    Raises:
-        OSError, ConfigError: there is no such key.
-    """
-    key = read_signer(config.ledger.key_file).key
-    return f"{key[:16]} {socket.gethostname()} {config.server.listen}"[:200]
-
-
-def limits_of(config: Config) -> Limits:
-    """How much room the quarantine may take."""
-    quota = int(config.cases.quota_gb * _GIGABYTE)
-    return Limits(quota, int(quota * config.cases.share_of_uploader), config.cases.keep_free_mb * _MEGABYTE)
-
-
-def periods_of(config: Config) -> Periods:
-    """How long the bytes of cases are kept."""
-
-    def period(days: int) -> timedelta | None:
-        return timedelta(days=days) if days else None
-
-    section = config.retention
-    return Periods(released=period(section.released_days), confirmed=period(section.confirmed_days))
-
-
 async def _tidy_up(made: Parts, decider: Decider) -> None:
     """Ends what crashes have cut off: files without a case, confirmed cases that are being stored, and held
     ones that are stored still.
@@ -478,7 +330,3 @@ async def _told_to_stop() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await stop.wait()
-
-
-def _api_key(config: Config) -> str | None:
-    return config.pictrs.api_key.get_secret_value() if config.pictrs.api_key else None

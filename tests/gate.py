@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from proxy import app
+from proxy import parts
 from proxy.cases.deciding import Decider
 from proxy.cases.sealing import write_new_identity
 from proxy.config import load
@@ -184,7 +184,7 @@ class Gate:
         """Releases or confirms a case (the newest one), as `review` does but without starting a program."""
 
         async def run() -> None:
-            async with app.parts(load(self.config)) as made:
+            async with parts.built(load(self.config)) as made:
                 decider = Decider(
                     made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault
                 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from proxy import app
+from proxy import parts
 from proxy.cases.sealing import write_new_identity
 from proxy.channels.http import HttpChannel
 from proxy.channels.lookout import Lookout
@@ -158,7 +158,7 @@ async def test_the_configuration_s_files_are_used(
         config = configuration(
             tmp_path, url, 'ca_file = "ca.pem"', 'certificate_file = "gate.pem"', 'key_file = "gate.key"'
         )
-        async with app.parts(load(config)) as made:
+        async with parts.built(load(config)) as made:
             assert isinstance(await made.lookout.look(file(), priority=Priority.LIVE, within_s=5), Seen)
     assert files == [CONTENT]
 
@@ -182,7 +182,7 @@ def configuration(folder: Path, url: str, *lines: str) -> Path:
 
 async def refusal(config: Path) -> str:
     with pytest.raises(ConfigError) as error:
-        async with app.parts(load(config)):
+        async with parts.built(load(config)):
             pass
     return str(error.value)
 

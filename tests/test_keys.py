@@ -13,7 +13,7 @@ from typing import Any
 import pyrage
 import pytest
 
-from proxy import app, cli
+from proxy import cli, parts
 from proxy.cases import rotating
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.rotating import Keys, Rotation
@@ -416,7 +416,7 @@ def test_of_several_keys_of_the_gate_the_same_one_is_sealed_to_everywhere(gate: 
     with (gate.folder / "gate.key").open("a") as file:
         file.write((gate.folder / "older.key").read_text())
     config = load(gate.config)
-    sealer = app._sealer_with(gate_identities(config.cases.gate_identity_file), config)
+    sealer = parts.sealer_with(gate_identities(config.cases.gate_identity_file), config)
     keys = Keys(config.cases.recipients, gate_recipient(config), [])
     assert keys.gate == first and sealer.sealed_to == keys.wanted.gate_reads
     case = held(gate, pictures.png((8, 8)), gate_reads=True)

@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 
-from proxy import app
+from proxy import app, parts
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer
 from proxy.cli import main
@@ -168,7 +168,7 @@ async def test_what_the_start_reads_may_take_longer_than_an_upload_waits(
         return made[-1]
 
     monkeypatch.setattr(app, "_DATABASE_S", 0.1)
-    monkeypatch.setattr(app, "Database", opened)
+    monkeypatch.setattr(parts, "Database", opened)
     monkeypatch.setattr(app, "_told_to_stop", asked)
     for name in ("allow_open_files", "give_back_large_buffers", "keep_what_is_built"):
         monkeypatch.setattr(app.process, name, lambda *_: None)
@@ -186,8 +186,8 @@ def test_two_gates_on_hosts_of_one_name_do_not_take_each_other_for_themselves(tm
     ]
     for config in configs:
         signer(config.ledger.key_file)  # as the start makes it
-    first, second = map(app.owner_of, configs)
-    assert first != second and first == app.owner_of(configs[0])
+    first, second = map(parts.owner_of, configs)
+    assert first != second and first == parts.owner_of(configs[0])
 
 
 def test_a_database_that_is_none(new_gate: NewGate) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from proxy import app
-from proxy.app import Parts
+from proxy import parts
 from proxy.backfill import report
 from proxy.backfill.holding import Holding
 from proxy.backfill.looking import Means
@@ -40,6 +39,7 @@ from proxy.database.backfill import Batch
 from proxy.errors import ConfigError, PictrsError
 from proxy.intake.budget import Budget
 from proxy.media import Kind
+from proxy.parts import Parts
 from proxy.stored import stored_as
 
 _MOSTLY_UNREADABLE, _STOPPED = 3, 4  # exit status; 2 is argparse's
@@ -109,7 +109,7 @@ async def _run(options: argparse.Namespace) -> int:
     if options.report is not None:
         await asyncio.to_thread(check_writable, options.report)  # not only after hours
     with _alone(config, "run"), display(sys.stderr, as_json=options.json) as shown:
-        async with app.parts(config) as made:
+        async with parts.built(config) as made:
             if options.engine == "classifiers":
                 await made.lookout.check()
             run = await _begun(options, made)
@@ -138,7 +138,7 @@ async def _watch(options: argparse.Namespace) -> int:
     config = load(options.config)
     check_engine(argparse.Namespace(engine="classifiers"), config)
     with _alone(config, "watch"), display(sys.stderr, as_json=options.json) as shown, _told_to_stop() as stop:
-        async with app.parts(config) as made:
+        async with parts.built(config) as made:
             await made.lookout.check()
             source = PictrsSource(made.pictrs)
             means = _means(made, source, await classifiers(made))
@@ -205,14 +205,14 @@ async def _from(first: Page, others: AsyncIterator[Page]) -> AsyncIterator[Page]
 
 
 async def _status(options: argparse.Namespace) -> int:
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         found = await made.database.run(runs.listed)
     report.print_runs(Console(), found, as_json=options.json)
     return 0
 
 
 async def _show(options: argparse.Namespace) -> int:
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         run = await made.database.run(runs.get, options.number)
         await made.database.run(write_report, made.policy, run, options.report, as_json=options.json)
     return 0
@@ -325,7 +325,7 @@ async def _holding(made: Parts, means: Means, run: BackfillRun, action: str) -> 
         return
     if made.config.pictrs.api_key is None:
         raise ConfigError("--action hold: needs pictrs.api_key")
-    quota = Quota(made.database, made.config.cases.folder, app.limits_of(made.config), made.metrics)
+    quota = Quota(made.database, made.config.cases.folder, parts.limits_of(made.config), made.metrics)
     await quota.count()
     watching = asyncio.create_task(quota.watch())  # what gates seal meanwhile takes room too
     keeper = Keeper(made.database, made.quarantine, quota, made.metrics, made.fault)

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 
-from proxy import app, doctor
+from proxy import doctor, parts
 from proxy.commands import Commands, Shared, database_of
 from proxy.commands.keys import gate_recipient
 from proxy.config import Config, load
@@ -65,7 +65,7 @@ async def _findings(options: argparse.Namespace) -> AsyncGenerator[Finding, None
         yield await doctor.check_pictrs(pictrs, has_key=key is not None)
     finally:
         await pictrs.close()
-    needed = app.policy_of(config).signals
+    needed = parts.policy_of(config).signals
     for index, section in enumerate(config.classifiers):
         if section.kind != "http":
             yield Finding(
@@ -75,7 +75,7 @@ async def _findings(options: argparse.Namespace) -> AsyncGenerator[Finding, None
             )
             continue
         try:
-            channel = app.channel_of(index, section)
+            channel = parts.channel_of(index, section)
         except ConfigError as error:
             yield Finding(f"classifier {section.url}", Level.FAIL, str(error))
             continue

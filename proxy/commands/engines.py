@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.app import Parts
 from proxy.backfill.cluster import Reach, cluster, import_ray
 from proxy.backfill.options import Options, a_count
 from proxy.backfill.pace import Pace
 from proxy.backfill.viewing import Viewer
 from proxy.config import Config
 from proxy.errors import ConfigError
+from proxy.parts import Parts
 
 _AT_ONCE = 64  # at most, with each classifier
 _RAY_AT_ONCE = 16  # with each worker of a cluster, which has as many again on their way

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from proxy import app, hash_files
+from proxy import hash_files, parts
 from proxy.commands import Commands, Shared
 from proxy.config import load
 from proxy.database import Database, HashList, hash_lists, ledger
@@ -73,7 +73,7 @@ async def _import(options: argparse.Namespace) -> None:
         name = options.name or _name(options.file.name)
     except argparse.ArgumentTypeError as error:
         raise HashesError(f"--name: {error}") from None
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         console.print(f"reading {harmless(str(options.file))}", markup=False, highlight=False)
         file = await asyncio.to_thread(hash_files.read, options.file, options.kind)
         total = sum(file.count(kind) for kind in KINDS)
@@ -149,7 +149,7 @@ async def _export(options: argparse.Namespace) -> None:
         )
         return count
 
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         if options.name is not None:  # before a file is made for it
             await made.database.run(hash_lists.named, options.name)
         count = await made.database.run(work)
@@ -157,7 +157,7 @@ async def _export(options: argparse.Namespace) -> None:
 
 
 async def _list(options: argparse.Namespace) -> None:
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         lists = await made.database.run(hash_lists.listed)
         decided = await made.database.run(hash_lists.decided)
     if options.json:
@@ -193,6 +193,6 @@ def _facts_of(one: HashList, size: hash_lists.Sizes) -> dict[str, object]:
 
 
 async def _remove(options: argparse.Namespace) -> None:
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         size = await made.database.run(hash_lists.remove, options.name, by=options.reviewer)
     print(f"{options.name}: removed, {size.sha256} sha256 and {size.pdq} pdq")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyrage
 
-from proxy import app
+from proxy import parts
 from proxy.cases.rotating import Keys, Rotation
 from proxy.cases.sealing import gate_public, read_identities, write_new_identity
 from proxy.commands import Commands, Shared
@@ -62,7 +62,7 @@ async def _rotate(options: argparse.Namespace) -> int:
             "can be checked. Open one with a new key before an old one is destroyed.",
             file=sys.stderr,
         )
-    async with app.parts(config) as made:
+    async with parts.built(config) as made:
         rotation = Rotation(made.database, made.quarantine, keys, made.fault)
         if keys.gate is None and (count := await made.database.run(rotating.count_for_gate)):
             print(

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from datetime import datetime
 
-from proxy import app
+from proxy import parts
 from proxy.commands import Commands, Shared
 from proxy.config import load
 from proxy.database import backlog
@@ -22,7 +22,7 @@ def add(commands: Commands, shared: Shared) -> None:
 
 
 async def _queue(options: argparse.Namespace) -> None:
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         waiting = await made.database.run(backlog.waiting)
     if options.json:
         print(json.dumps(asdict(waiting), default=datetime.isoformat))

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from proxy import app
+from proxy import parts
 from proxy.cases.retention import Retention
 from proxy.commands import Commands, Shared
 from proxy.config import load
@@ -29,8 +29,8 @@ def add(commands: Commands, shared: Shared) -> None:
 
 async def _run(options: argparse.Namespace) -> int:
     config = load(options.config)
-    async with app.parts(config) as made:
-        retention = Retention(made.database, made.quarantine, app.periods_of(config), made.fault)
+    async with parts.built(config) as made:
+        retention = Retention(made.database, made.quarantine, parts.periods_of(config), made.fault)
         if options.dry_run:
             _show_due(await retention.due(), as_json=options.json)
             return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from proxy import app
+from proxy import parts
 from proxy.cases.deciding import Confirmation, Decider
 from proxy.cases.life import TABLE, Act, CaseState
 from proxy.cases.opening import check_new, open_case, save
@@ -87,7 +87,7 @@ def add(commands: Commands, shared: Shared) -> None:
 
 
 async def _list(options: argparse.Namespace) -> None:
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         found, are_more = await made.database.run(
             listing.page, filter_of(options), order=options.sort, limit=options.limit, number=options.page
         )
@@ -97,7 +97,7 @@ async def _list(options: argparse.Namespace) -> None:
 
 async def _show(options: argparse.Namespace) -> None:
     config = load(options.config)
-    async with app.parts(config) as made:
+    async with parts.built(config) as made:
         case = await made.database.run(cases.get, options.case)
         if options.save_to is not None:
             _needed_identity(options, config, "to save the original")
@@ -125,7 +125,7 @@ async def _show(options: argparse.Namespace) -> None:
 
 
 async def _opened(
-    made: app.Parts, case: Case, options: argparse.Namespace, config: Config
+    made: parts.Parts, case: Case, options: argparse.Namespace, config: Config
 ) -> tuple[Opened | None, str | None]:
     """What is sealed, where there is a key; or why it is not shown. A key that was named has to open it."""
     identity_file = _identity(options, config)
@@ -143,7 +143,7 @@ async def _opened(
 async def _release(options: argparse.Namespace) -> int:
     config = load(options.config)
     identity_file = _needed_identity(options, config, "a release opens the case")
-    async with app.parts(config) as made:
+    async with parts.built(config) as made:
         decider = _decider(made)
 
         async def one(case_id: str) -> str:
@@ -158,7 +158,7 @@ async def _release(options: argparse.Namespace) -> int:
 async def _confirm(options: argparse.Namespace) -> int:
     config = load(options.config)
     identity_file = _identity(options, config)
-    async with app.parts(config) as made:
+    async with parts.built(config) as made:
         decider, with_it = _decider(made), dict[str, str]()
 
         async def one(case_id: str) -> str:
@@ -174,7 +174,7 @@ async def _confirm(options: argparse.Namespace) -> int:
 
 
 async def _report(options: argparse.Namespace) -> int:
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
 
         async def one(case_id: str) -> str:
             await made.database.run(notes.reported, case_id, by=options.reviewer, reference=options.reference)
@@ -186,7 +186,7 @@ async def _report(options: argparse.Namespace) -> int:
 async def _hold(options: argparse.Namespace) -> int:
     change = notes.hold_lifted if options.off else notes.held_legally
     done = "the legal hold is off" if options.off else "is under legal hold"
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
 
         async def one(case_id: str) -> str:
             await made.database.run(change, case_id, by=options.reviewer, reason=options.reason)
@@ -198,13 +198,13 @@ async def _hold(options: argparse.Namespace) -> int:
 
 
 async def _note(options: argparse.Namespace) -> None:
-    async with app.parts(load(options.config)) as made:
+    async with parts.built(load(options.config)) as made:
         await made.database.run(notes.noted, options.case, by=options.reviewer, text=options.text)
     print(f"{options.case}: noted")
 
 
 async def _each(
-    made: app.Parts,
+    made: parts.Parts,
     options: argparse.Namespace,
     what: str,
     one: One,
@@ -277,7 +277,7 @@ def _named(error: GateError, case_id: str) -> str:
     return said if case_id in said else f"{case_id}: {said}"
 
 
-def _decider(made: app.Parts) -> Decider:
+def _decider(made: parts.Parts) -> Decider:
     return Decider(made.database, made.quarantine, made.known, made.lookout, made.pictrs, made.fault)
 
 
