@@ -320,6 +320,27 @@ async def test_one_that_answers_probes_and_then_hangs_makes_one_file_wait_and_no
         assert all(isinstance(look, Seen) for look in looks)
 
 
+async def test_a_file_that_takes_too_long_takes_the_classifier_from_nobody_else(
+    fakes: NewFake, hung: threading.Event
+) -> None:
+    first = threading.Lock()
+
+    def one_is_slow(_: Asked) -> Reply:
+        if first.acquire(blocking=False):
+            hung.wait(LONG_S)
+        return json_reply(200, SEEN)
+
+    only = fakes(one_is_slow)
+    async with looking(only) as made:
+        slow = asyncio.create_task(made.look(within_s=1.2))
+        await until(lambda: files_asked(only) == 1)
+        assert isinstance(await made.look(), Seen)
+        look = await slow
+        assert isinstance(look, Unseen) and look.failed
+        assert (made.fit(only), made.ejections) == (1, 0)
+        assert isinstance(await made.look(), Seen)
+
+
 async def test_a_full_one_is_no_failure_of_a_file_and_a_broken_one_is(fakes: NewFake) -> None:
     for answer, failed in ((overloaded("60"), False), (broken, True)):
         async with looking(fakes(answer)) as made:
@@ -472,8 +493,16 @@ def test_the_time_until_a_probe_doubles_up_to_a_minute_and_starts_over_after_a_s
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     health.probe_succeeded()
     assert health.failed(began=11.0, now=12.0) and health.probe_at == 72.0
-    assert health.succeeded() and not health.succeeded()
+    assert health.succeeded(12.5) and not health.succeeded(12.5)
     assert health.failed(began=13.0, now=14.0) and health.probe_at == 15.0
+
+
+def test_what_fails_at_once_is_ejected_whatever_it_has_answered_meanwhile() -> None:
+    health = Health()
+    health.succeeded(1.0)
+    assert health.failed(began=0.9, now=1.5)
+    health.succeeded(2.0)
+    assert not health.failed(began=1.9, now=12.0) and health.failed(began=2.1, now=12.0)
 
 
 def test_what_is_asked_for_want_of_a_better_and_fails_again_is_probed_no_later() -> None:

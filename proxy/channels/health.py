@@ -36,6 +36,7 @@ class Health:
         self._ejected_at = float("-inf")
         self._is_costly = False  # of what failed while it is ejected, whether anybody had to wait for it
         self._failures = 0  # in a row: ejections, and probes in vain
+        self._answered_at = float("-inf")
 
     @property
     def is_ejected(self) -> bool:
@@ -61,8 +62,11 @@ class Health:
         Returns:
             Whether the channel is ejected for it. What was under way when it was ejected fails for the same
             reason, and one asked for want of a better says nothing new: neither makes the ejection longer.
+            One that took its time while others were answered is the file's own.
         """
         is_costly = now - began > _CHEAP_S
+        if is_costly and began < self._answered_at:
+            return False
         if self.is_ejected:
             self._is_costly = self._is_costly or is_costly
             return False
@@ -72,14 +76,14 @@ class Health:
         self._wait_longer(now)
         return True
 
-    def succeeded(self) -> bool:
+    def succeeded(self, now: float) -> bool:
         """A look has succeeded, so the channel is fit.
 
         Returns:
             Whether it was ejected until now.
         """
         was_ejected = self.is_ejected
-        self._state, self._failures = _State.FIT, 0
+        self._state, self._failures, self._answered_at = _State.FIT, 0, now
         return was_ejected
 
     def probe_failed(self, now: float) -> None:

@@ -223,7 +223,7 @@ class Lookout:
             raise
         finally:
             health.busy -= 1
-        if health.succeeded():
+        if health.succeeded(asyncio.get_running_loop().time()):
             self._end_probe(channel)
             log.info("classifier %s is back", channel.name)
             self._show()
