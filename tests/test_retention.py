@@ -242,6 +242,10 @@ def test_after_expiry_a_released_alias_shows_the_picture_and_a_confirmed_one_the
     assert len(done["deleted"]) == 2 and not any((gate.folder / "cases").iterdir())
     told = [(entry.actor, entry.facts["on behalf of"]) for entry in gate.ledger()[-4:]]
     assert told == [("retention", "ann")] * 4
+    periods = {
+        entry.facts["was"]: entry.facts["period_days"] for entry in gate.ledger() if entry.act == "expired"
+    }
+    assert periods == {"released": 7, "confirmed": 365}
 
     released, confirmed = (get(gate.url, f"/image/original/{alias}") for alias in aliases)
     assert released.status == 200 and released.headers["cache-control"].startswith("public")

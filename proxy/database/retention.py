@@ -90,7 +90,15 @@ def expire(database: Database, case_id: str, periods: Periods, *, on_behalf_of: 
         case = session.get_one(Case, case_id, with_for_update=True)
         was, decided = case.state, (case.decided_at, case.decided_by)
         to = decisions.allowed(case, Act.EXPIRE, Actor.RETENTION, period_over=_is_over(case, periods))
-        facts = {"sha256": case.sha256, "was": was.value, "file": case.file, "on behalf of": on_behalf_of}
+        period, since = periods.of(was), _began(case)
+        facts = {
+            "sha256": case.sha256,
+            "was": was.value,
+            "since": since and since.isoformat(),
+            "period_days": period and period.days,
+            "file": case.file,
+            "on behalf of": on_behalf_of,
+        }
         decisions.move(session, case, to, RETENTION, facts)
         case.decided_at, case.decided_by = decided  # a human's decision stays his
 
@@ -133,6 +141,10 @@ def delete_bytes(
 
 
 def _is_over(case: Case, periods: Periods) -> bool:
-    period = periods.of(case.state)
-    began = case.reported_at if case.state is CaseState.REPORTED else case.decided_at
+    period, began = periods.of(case.state), _began(case)
     return period is not None and began is not None and began <= datetime.now(UTC) - period
+
+
+def _began(case: Case) -> datetime | None:
+    """When the period of a case began."""
+    return case.reported_at if case.state is CaseState.REPORTED else case.decided_at
