@@ -144,6 +144,20 @@ def test_a_tag_is_the_same_for_one_uploader_and_tells_nobody_who_that_is() -> No
     assert Uploaders([], wanted=False, salt=b"salt").tag(request_of("203.0.113.9")) is None
 
 
+def test_a_proxy_of_a_container_network_that_is_not_trusted_is_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    uploaders = Uploaders([], wanted=True, salt=b"salt")
+    forwarded = ("X-Forwarded-For", "8.8.8.8")
+    for _ in range(2):
+        assert uploaders.facts(request_of("8.8.4.4", forwarded))["address"] == "8.8.4.4"
+    assert not caplog.messages  # anybody may write the header, and his address is nobody's
+    for _ in range(2):
+        assert uploaders.facts(request_of("172.18.0.5", forwarded))["address"] == "172.18.0.5"
+    (said,) = caplog.messages
+    assert said.startswith("172.18.0.5 passes on X-Forwarded-For and is not in server.trusted_proxies")
+
+
 # --- what the hook knows for the gate's own ---
 
 

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
@@ -19,6 +20,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
+
+log = logging.getLogger(__name__)
 
 _LONGEST = 400  # characters of a user agent
 _LARGEST_TOKEN = 8 * 1024
@@ -39,6 +42,7 @@ class Uploaders:
             salt: of the tags.
         """
         self._trusted, self._wanted, self._salt = trusted, wanted, salt
+        self._has_said = False
 
     def facts(self, request: web.BaseRequest) -> Mapping[str, Any]:
         """`address`, `user_agent`, `claimed_user_id`; only those that the request tells."""
@@ -89,7 +93,19 @@ class Uploaders:
             address = parsed
             if not any(parsed in network for network in self._trusted):
                 break
+        if lines and hops[-1] == str(address) and address is not None and address.is_private:
+            self._say_once(str(address))
         return str(address) if address is not None else None
+
+    def _say_once(self, address: str) -> None:
+        """That a proxy is not trusted, of a container network most likely: a private address is no user's."""
+        if not self._has_said:
+            self._has_said = True
+            log.warning(
+                "%s passes on X-Forwarded-For and is not in server.trusted_proxies: "
+                "all that it sends counts as one uploader's",
+                address,
+            )
 
 
 def _parsed(hop: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
