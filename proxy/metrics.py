@@ -51,7 +51,8 @@ class Metrics:
         )
         self.backlog = Gauge(
             "pictrs_gate_backlog",
-            "What waits until somebody can look: deferred cases, and uploads that passed unseen.",
+            "What waits until somebody can look: deferred cases, and uploads that passed unseen; "
+            "and for a reviewer: pending cases, and releases that were cut off.",
             ["kind"],
             registry=self.registry,
         )

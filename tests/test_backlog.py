@@ -167,10 +167,13 @@ def test_the_queue_counts_everything_that_waits(database: Database) -> None:
         a_case(3, gate_reads=False),
         a_case(4, state=CaseState.RELEASING, decided_by="gate"),
         a_case(5, state=CaseState.PENDING),
+        a_case(6, state=CaseState.RELEASING, decided_by="ann", decided_at=datetime.now(UTC)),
+        a_case(7, state=CaseState.RELEASING, decided_by="ann", decided_at=datetime(2026, 1, 1, tzinfo=UTC)),
     )
     waiting = backlog.waiting(database)
     assert (waiting.deferred, waiting.releasing, waiting.for_reviewers, waiting.unseen) == (2, 1, 1, 0)
     assert waiting.since == a_case(1).created_at
+    assert (waiting.pending, waiting.cut_off) == (1, 1)
 
 
 # --- whose turn it is ---

@@ -249,6 +249,8 @@ class Backlog:
                 waiting = await self._database.run(rows.waiting)
                 self._metrics.backlog.labels(kind="deferred").set(waiting.deferred + waiting.releasing)
                 self._metrics.backlog.labels(kind="unseen").set(waiting.unseen)
+                self._metrics.backlog.labels(kind="pending").set(waiting.pending)
+                self._metrics.backlog.labels(kind="cut_off").set(waiting.cut_off)
                 since = min(filter(None, (waiting.since, waiting.unseen_since)), default=None)
                 waits_s = (datetime.now(UTC) - since).total_seconds() if since else 0
                 self._metrics.backlog_oldest_seconds.set(waits_s)

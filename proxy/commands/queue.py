@@ -32,6 +32,7 @@ async def _queue(options: argparse.Namespace) -> None:
         (waiting.releasing, "harmless, about to be stored in pict-rs", None),
         (waiting.unseen, "allowed unseen, not looked at yet", waiting.unseen_since),
         (waiting.for_reviewers, "deferred, for a reviewer: the gate cannot open them", None),
+        (waiting.cut_off, "released, and that was cut off: repeat `pictrs-gate review release CASE`", None),
     ]
     for count, what, since in lines:
         if count:

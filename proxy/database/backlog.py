@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from proxy.cases.life import Act, Actor, CaseState
+from proxy.cases.life import RELEASE_S, Act, Actor, CaseState
 from proxy.database import ledger
 from proxy.database.decisions import GATE, allowed, begin_release, move
 from proxy.database.engine import Database
@@ -59,6 +59,8 @@ class Waiting:
         releasing: harmless ones that the gate has still to store.
         for_reviewers: deferred cases that the gate cannot open, of an older version say.
         unseen: uploads that were let pass unseen and not looked at yet; `unseen_since` the oldest of them.
+        cut_off: releases that a reviewer has begun and that have not ended; he has to repeat them.
+        pending: cases that wait for a reviewer.
     """
 
     deferred: int
@@ -67,6 +69,8 @@ class Waiting:
     for_reviewers: int
     unseen: int
     unseen_since: datetime | None
+    cut_off: int
+    pending: int
 
 
 # --- leases ---
@@ -295,9 +299,23 @@ def waiting(database: Database) -> Waiting:
     releasing_ = select(func.count(Case.id)).where(
         Case.state == CaseState.RELEASING, Case.decided_by == GATE, Case.gate_reads
     )
+    late = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
+    cut_off = select(func.count(Case.id)).where(
+        Case.state == CaseState.RELEASING, Case.decided_by != GATE, Case.decided_at < late
+    )
+    pending = select(func.count(Case.id)).where(Case.state == CaseState.PENDING)
     unseen = select(func.count(UnseenUpload.number), func.min(UnseenUpload.created_at))
     with database.reading() as session:
         count, since = session.execute(deferred.where(Case.gate_reads)).one()
         others = session.execute(deferred.where(~Case.gate_reads)).one()[0]
         unseen_count, unseen_since = session.execute(unseen.where(UnseenUpload.done_at.is_(None))).one()
-        return Waiting(count, since, session.scalar(releasing_) or 0, others, unseen_count, unseen_since)
+        return Waiting(
+            deferred=count,
+            since=since,
+            releasing=session.scalar(releasing_) or 0,
+            for_reviewers=others,
+            unseen=unseen_count,
+            unseen_since=unseen_since,
+            cut_off=session.scalar(cut_off) or 0,
+            pending=session.scalar(pending) or 0,
+        )
