@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.cases.evidence import Files, check_files
 from proxy.cases.sealing import open_sealed, read_identities
 from proxy.database import backlog
 from proxy.errors import SealingError
@@ -210,6 +211,8 @@ def test_killed_anywhere_in_the_backlog_nothing_is_lost_or_done_twice(
                 gate.folder / "cases" / f"{case['id']}.age", read_identities(gate.folder / "gate.key")
             )
     assert len(list((gate.folder / "cases").glob("*.age"))) == 2
+    with gate.database() as database:  # and each file is one that the ledger names
+        assert check_files(database, gate.folder / "cases") == Files(held=2)
 
 
 @pytest.mark.timeout(300)

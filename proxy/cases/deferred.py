@@ -17,15 +17,17 @@ import pyrage
 from proxy.cases.backlog import NotNow
 from proxy.cases.clearances import Clearances
 from proxy.cases.deciding import Decider
+from proxy.cases.evidence import file_sha256
 from proxy.cases.keeping import name_and_version
 from proxy.cases.life import RELEASE_S
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Opened, is_as_uploaded, open_sealed
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import Look, Priority, Seen, Unseen
-from proxy.database import Case, CaseState, Database, cases
+from proxy.database import Case, CaseState, Database, cases, decisions, ledger
 from proxy.database import backlog as rows
 from proxy.database.backlog import Lease, Looked
+from proxy.database.evidence import SEALED
 from proxy.errors import PictrsError, SealingError, Unreadable
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget
@@ -210,6 +212,11 @@ class Resealer:
         new = await asyncio.to_thread(self._quarantine.seal_beside, case.file, facts, opened.original)
         self._fault("backlog-resealed")
         try:
+            facts = {SEALED: await asyncio.to_thread(file_sha256, new)}
+            # Before it takes its place: a file that no entry names is none of the gate's.
+            await self._database.run(
+                ledger.record, "resealing", actor=decisions.GATE, case_id=case.id, facts=facts
+            )
             await self._database.run(
                 rows.resealed,
                 case,

@@ -19,11 +19,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy import __version__
 from proxy.aliases import alias_key, make_alias, make_delete_token
 from proxy.cases import placeholder
+from proxy.cases.evidence import file_sha256
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.quota import Quota
 from proxy.cases.sealing import FORMAT
 from proxy.channels.looks import Look, Seen
 from proxy.database import Case, CaseState, Database, Promise, cases, room
+from proxy.database.evidence import SEALED
 from proxy.errors import NoRoom, SealingError
 from proxy.faults import FaultPoint
 from proxy.intake.uploads import Upload
@@ -113,7 +115,7 @@ class Keeper:
         too_late = threading.Event()
 
         def work() -> Promise | None:
-            self._seal(case, facts, upload)
+            sealed_sha256 = self._seal(case, facts, upload)
             if too_late.is_set():  # nobody could be told; the sealed file is adopted as a case
                 raise SealingError(f"case {case.id} could not be recorded in time")
             promise = None
@@ -123,7 +125,7 @@ class Keeper:
                     placeholder.details(upload.media, size, frames), upload.media, origin.arguments, wanted
                 )
                 case.promises.append(promise)
-            self._record(case, facts)
+            self._record(case, {**_noted(facts), SEALED: sealed_sha256})
             return promise
 
         try:
@@ -166,9 +168,9 @@ class Keeper:
         case.promises.extend(promises)
 
         def work() -> None:
-            self._seal(case, {**known, **facts}, upload)
+            sealed_sha256 = self._seal(case, {**known, **facts}, upload)
             # Where that fails the sealed file stays, and is adopted as a case: nothing here deletes one.
-            record(case, _noted(known))
+            record(case, {**_noted(known), SEALED: sealed_sha256})
 
         await self._in_room(case, upload, work, is_public=True)
         return case.id
@@ -215,13 +217,16 @@ class Keeper:
                 if case.file:
                     place.written(case.id, case.sealed_size or 0)
 
-    def _seal(self, case: Case, facts: Mapping[str, Any], upload: Upload) -> None:
+    def _seal(self, case: Case, facts: Mapping[str, Any], upload: Upload) -> str:
+        """Seals a case; SHA-256 of the file."""
         self._quota.check_disk(len(upload.content))
         facts = {**facts, **_for_forms(upload.content)}
         case.file = self._quarantine.seal(case.id, facts, upload.content, gate_reads=case.gate_reads)
         case.sealed_to = self._quarantine.sealed_to(gate_reads=case.gate_reads)
         case.sealed_size = self._quarantine.size(case.file)
+        sealed_sha256 = file_sha256(self._quarantine.path(case.file))
         self._fault("case-sealed")
+        return sealed_sha256
 
     def close(self) -> None:
         """Waits for what is being sealed."""
@@ -229,7 +234,7 @@ class Keeper:
 
     def _record(self, case: Case, facts: dict[str, Any]) -> None:
         try:
-            cases.add(self._database, case, facts=_noted(facts))
+            cases.add(self._database, case, facts=facts)
         except SQLAlchemyError as error:
             # The sealed file stays: it is adopted as a case when the database is back.
             raise SealingError(f"case {case.id} could not be recorded: {type(error).__name__}") from None

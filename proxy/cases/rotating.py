@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pyrage
 
+from proxy.cases.evidence import file_sha256
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.recipients import digest, sealed_to
 from proxy.cases.sealing import Sealer, decrypt, is_as_uploaded, recipients_in, unpack
-from proxy.database import Case, CaseState, Database, cases, rotating
+from proxy.database import Case, CaseState, Database, cases, ledger, rotating
+from proxy.database.evidence import SEALED
 from proxy.errors import CaseError, SealingError, Unreadable
 from proxy.faults import FaultPoint
 
@@ -83,6 +85,9 @@ class Rotation:
         try:
             self._check_new(new, recipients, clear)
             self._fault("case-resealed")
+            # Before it takes its place: a file that no entry names is none of the gate's.
+            facts = {SEALED: file_sha256(new)}
+            ledger.record(self._database, "resealing", actor=by, case_id=case.id, facts=facts)
             is_done = rotating.resealed(
                 self._database,
                 case,

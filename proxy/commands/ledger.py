@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from proxy.cases.evidence import Files, check_files
 from proxy.commands import Commands, Shared, database_of
 from proxy.config import Config, load
 from proxy.database import Database, allows, ledger
@@ -57,6 +58,9 @@ def add(commands: Commands, shared: Shared) -> None:
         metavar="HEX",
         help="count only what this key has signed; may be given again for several gates",
     )
+    check.add_argument(
+        "--files", action="store_true", help="and read every sealed file: is it what the gate has written?"
+    )
     check.set_defaults(run=_verify)
     show = group.add_parser("show", parents=base, help="entries in order; as JSON, one a line")
     show.add_argument("--case", metavar="ID", help="of this case only")
@@ -71,16 +75,19 @@ def add(commands: Commands, shared: Shared) -> None:
 async def _verify(options: argparse.Namespace) -> int:
     config = load(options.config)
 
-    def work(database: Database) -> Report:
+    def work(database: Database) -> tuple[Report, Files | None]:
         copies = [read(path) for path in _files(config, options.checkpoints)]
-        return verify(database, copies, trusted=options.public_key, own=_own_key(config))
+        files = check_files(database, config.cases.folder) if options.files else None
+        return verify(database, copies, trusted=options.public_key, own=_own_key(config)), files
 
-    report = await _with_database(config, work)
+    report, files = await _with_database(config, work)
     if options.json:
-        print(json.dumps(_as_json(report), indent=1))
+        print(json.dumps(_as_json(report) | ({"files": asdict(files)} if files else {}), indent=1))
     else:
+        if files is not None:
+            _print_files(files)
         _print_report(Console(), report)
-    return _DOES_NOT_HOLD if report.broken else 0
+    return _DOES_NOT_HOLD if report.broken or (files is not None and files.broken) else 0
 
 
 async def _show(options: argparse.Namespace) -> None:
@@ -168,6 +175,16 @@ def _print_report(console: Console, report: Report) -> None:
         held += f", the last is of {report.last_held.time} at entry {report.last_held.number}"
     say(f"{report.entries} entries, {held}")
     say("the ledger does NOT hold" if report.broken else "the ledger holds")
+
+
+def _print_files(files: Files) -> None:
+    for case in files.missing:
+        print(f"MISSING: the sealed file of case {harmless(case)} is not there, or cannot be read")
+    for case in files.other:
+        print(f"ALTERED: the sealed file of case {harmless(case)} is none that the gate has written")
+    if files.unknown:
+        print(f"note: of {len(files.unknown)} sealed files the ledger does not say what was written")
+    print(f"{files.held} sealed files are what the gate has written")
 
 
 def _print_entries(console: Console, found: list[Entry]) -> None:
