@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from classifier.decoding import Frame, Limits, Media, Suffices
+from classifier.decoding.animated_png import animation_frames
 from classifier.decoding.choosing import KEPT_PIXELS, Chooser, thumbnail_of
 from classifier.decoding.profiles import in_srgb
 from classifier.errors import too_large, undecodable, unsupported
@@ -53,6 +54,10 @@ def decode(content: bytes, sha256: str, limits: Limits, suffices: Suffices) -> t
     except Exception as error:  # noqa: BLE001 — as above
         raise undecodable(f"its frames cannot be counted: {type(error).__name__}") from None
     name = _FORMATS[str(image.format)]
+    if name == "png" and (expected := animation_frames(content)) is not None:
+        if count != expected:
+            raise undecodable("an animated PNG of which not every frame is read")
+        name = "apng"
     width, height = image.size
     if orientation in (5, 6, 7, 8):  # Exif: those that lie on their side
         width, height = height, width
@@ -62,7 +67,7 @@ def decode(content: bytes, sha256: str, limits: Limits, suffices: Suffices) -> t
     chosen = list(_unlike(frames, count, limits.frames)) if count > limits.frames else None
     media = Media(
         kind="animation" if count > 1 else "image",
-        format="apng" if name == "png" and count > 1 else name,
+        format=name,
         width=width,
         height=height,
         frames=count,
