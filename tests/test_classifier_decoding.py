@@ -386,8 +386,9 @@ def test_a_picture_is_looked_at_in_the_colours_that_its_profile_shows(name: str,
     quality = {"quality": 100} if name != "PNG" else {}
     for swapped, expected in ((False, (230, 20, 30)), (True, (30, 20, 230))):
         content = pictures.encode(red, name, icc_profile=profile(swapped=swapped), **quality)
-        (seen,) = pixels_of(prepare(content, [Pixels()], Limits()))
+        seen, *stored = pixels_of(prepare(content, [Pixels()], Limits()))
         assert np.abs(seen.mean(axis=(0, 1)) - expected).max() < 8
+        assert len(stored) == swapped  # such a profile makes two pictures of one
 
 
 def test_a_profile_that_is_none_is_ignored_as_browsers_do() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterator
 
@@ -49,9 +48,7 @@ def test_an_animated_png_that_pillow_would_show_as_one_picture_is_refused() -> N
     bare = [chunk for chunk in chunks if chunk is not control]
     doubled = [*bare[:1], control, control, *bare[1:]]
     late = [*bare[:-1], control, bare[-1]]
-    none, one, four = (
-        [*bare[:1], (b"acTL", count.to_bytes(4) + bytes(4)), *bare[1:]] for count in (0, 1, 4)
-    )
+    none, one, four = ([*bare[:1], (b"acTL", count.to_bytes(4) + bytes(4)), *bare[1:]] for count in (0, 1, 4))
     for wrong in (doubled, late, none, one, four, [*bare[:1], (b"acTL", bytes(9)), *bare[1:]]):
         assert refused(png_of(wrong)) in ("undecodable", "unsupported-media")
     assert decoded(png_of([bare[0], control, *bare[1:]])).media.frames == 3
@@ -71,3 +68,68 @@ def test_an_animated_png_of_one_frame_is_called_one(apart: bool) -> None:
         controls.append(frame)
     seen = decoded(png_of([header, *controls, *rest]))
     assert (seen.media.format, seen.media.frames) == ("apng", 1 + apart)
+
+
+def with_tags(changes: dict[bytes, bytes]) -> bytes:
+    """An sRGB profile with other contents of some tags."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for entry in range(132, 132 + 12 * int.from_bytes(profile[128:132]), 12):
+        content = changes.get(bytes(profile[entry : entry + 4]))
+        if content is not None:
+            profile[entry + 4 : entry + 12] = len(profile).to_bytes(4) + len(content).to_bytes(4)
+            profile += content
+    profile[:4] = len(profile).to_bytes(4)
+    return bytes(profile)
+
+
+def xyz(*values: float) -> bytes:
+    return b"XYZ " + bytes(4) + b"".join(round(value * 65536).to_bytes(4, signed=True) for value in values)
+
+
+FLAT = b"curv" + bytes(4) + (2).to_bytes(4) + (30000).to_bytes(2) + (30001).to_bytes(2) + bytes(4)
+FLATTENING = with_tags({b"rTRC": FLAT, b"gTRC": FLAT, b"bTRC": FLAT})
+DISPLAY_P3 = with_tags(
+    {
+        b"rXYZ": xyz(0.51512, 0.2412, -0.00105),
+        b"gXYZ": xyz(0.29198, 0.69225, 0.04189),
+        b"bXYZ": xyz(0.1571, 0.06657, 0.78407),
+    }
+)
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
+def test_what_only_a_profile_hides_is_looked_at_beside_what_it_shows(name: str) -> None:
+    drawn = pictures.draw((256, 160), 3)
+    seen = decoded(pictures.encode(drawn, name, icc_profile=FLATTENING, quality=95))
+    shown, stored = pixels_of(seen)
+    assert shown.astype(int).std() < 12
+    assert np.abs(stored.astype(int) - np.asarray(drawn, int)).mean() < 8
+    assert (seen.media.frames, seen.media.frames_scored, indices_of(seen)) == (1, 1, [0, 0])
+
+
+@pytest.mark.parametrize("profile", [with_tags({}), DISPLAY_P3])
+def test_a_profile_as_cameras_have_it_costs_no_second_look(profile: bytes) -> None:
+    from skimage import data
+
+    for photograph in (data.astronaut(), data.chelsea(), data.coffee()):
+        picture = pictures.encode(Image.fromarray(photograph), "PNG", icc_profile=profile)
+        assert len(pixels_of(decoded(picture))) == 1
+
+
+def test_of_an_animation_both_readings_of_every_scored_frame_are_looked_at() -> None:
+    first, *rest = (pictures.draw((96, 64), seed) for seed in range(40))
+    content = pictures.encode(
+        first, "PNG", save_all=True, append_images=rest, duration=50, icc_profile=FLATTENING
+    )
+    seen = decoded(content)
+    assert seen.media.frames_scored == len(set(indices_of(seen))) == 32
+    assert indices_of(seen) == sorted(2 * sorted(set(indices_of(seen))))
+    assert len({stored.tobytes() for stored in pixels_of(seen)[1::2]}) == 32
+
+
+def test_frames_that_an_edit_list_leaves_out_are_looked_at() -> None:
+    whole = pictures.video("mp4")
+    at = whole.index(b"elst") + 12
+    duration = int.from_bytes(whole[at : at + 4])
+    cut = whole[:at] + (duration // 4).to_bytes(4) + whole[at + 4 :]
+    assert decoded(cut).media.frames == decoded(whole).media.frames == 20
