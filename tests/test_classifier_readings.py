@@ -133,3 +133,45 @@ def test_frames_that_an_edit_list_leaves_out_are_looked_at() -> None:
     duration = int.from_bytes(whole[at : at + 4])
     cut = whole[:at] + (duration // 4).to_bytes(4) + whole[at + 4 :]
     assert decoded(cut).media.frames == decoded(whole).media.frames == 20
+
+
+def jpeg_xl_of(image: Image.Image, **options: object) -> bytes:
+    return pictures.encode(image, "JXL", lossless=True, **options)
+
+
+def test_jpeg_xl_is_not_turned_by_its_exif() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    drawn = pictures.draw((96, 64))
+    seen = decoded(jpeg_xl_of(drawn, exif=exif.tobytes(), use_container=True))
+    assert (seen.media.width, seen.media.height) == (96, 64)
+    assert np.array_equal(pixels_of(seen)[0], np.asarray(drawn))
+
+
+@pytest.mark.parametrize("size", [(96, 64), (128, 128), (120, 7), (1600, 900), (1999, 3), (3, 700)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_jpeg_xl_of_any_size_is_understood(size: tuple[int, int], mode: str) -> None:
+    media = decoded(jpeg_xl_of(Image.new(mode, size))).media
+    assert (media.width, media.height) == size
+
+
+def test_jpeg_xl_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = jpeg_xl_of(Image.new("RGB", (300, 200)))
+
+    def opened(*arguments: object, **options: object) -> None:
+        raise AssertionError("it is decoded")
+
+    monkeypatch.setattr(Image, "open", opened)
+    assert refused(content, Limits(pixels=300 * 200 - 1)) == "too-large"
+
+
+def test_jpeg_xl_with_samples_that_are_no_integers_is_refused() -> None:
+    grey = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    assert refused(jpeg_xl_of(Image.fromarray(grey))) == "undecodable"
+
+
+def test_an_animated_jpeg_xl_is_refused() -> None:
+    # 128×128, three frames: the header that libjxl 0.7 writes, and the beginning of the first frame
+    assert refused(bytes.fromhex("ff0a5f044d0020270012500128006c015de51200")) == "undecodable"
+    still = jpeg_xl_of(pictures.draw((64, 64)), use_container=True)
+    assert refused(still + still[still.index(b"jxl", 32) - 4 :]) == "undecodable"  # a second codestream

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from classifier.decoding import Frame, Limits, Media, Suffices
+from classifier.decoding import Frame, Limits, Media, Suffices, jpeg_xl
 from classifier.decoding.animated_png import animation_frames
 from classifier.decoding.choosing import KEPT_PIXELS, Chooser, Readings, features_of
 from classifier.decoding.profiles import differ, in_srgb
@@ -40,15 +40,17 @@ def decode(content: bytes, sha256: str, limits: Limits, suffices: Suffices) -> t
     Raises:
         Rejection: it is none, or too large.
     """
-    Image.MAX_IMAGE_PIXELS = None  # the check below is exact, and comes before a pixel is decoded
+    Image.MAX_IMAGE_PIXELS = None  # the check is exact, and comes before a pixel is decoded
+    if _JXL and content.startswith(jpeg_xl.SIGNATURES):
+        content = jpeg_xl.codestream(content)
+        _check(*jpeg_xl.size_of(content), limits)
     try:
         image = Image.open(io.BytesIO(content), formats=_OPENED)
     except UnidentifiedImageError:
         raise unsupported("not a picture in a format that is looked at") from None
     except Exception as error:  # noqa: BLE001 — whatever a codec raises, it is the file's fault
         raise undecodable(f"cannot be opened: {type(error).__name__}") from None
-    if image.width * image.height > limits.pixels:
-        raise too_large(f"{image.width}×{image.height} is more than {limits.pixels} pixels")
+    _check(image.width, image.height, limits)
     try:
         count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
         orientation = image.getexif().get(0x0112, 1)  # reads a whole PNG, whose Exif may stand at its end
@@ -75,6 +77,11 @@ def decode(content: bytes, sha256: str, limits: Limits, suffices: Suffices) -> t
         frames_scored=count if chosen is None else len(chosen),
     )
     return media, (Frame(one, index, sha256) for index, readings in chosen or frames for one in readings)
+
+
+def _check(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        raise too_large(f"{width}×{height} is more than {limits.pixels} pixels")
 
 
 def _reduce(image: Image.Image, suffices: Suffices) -> None:
