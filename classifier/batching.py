@@ -68,6 +68,13 @@ class _Part:
     def frames(self) -> Sequence[Prepared]:
         return self.file.frames[self.start : self.stop]
 
+    def halves(self) -> list[_Part]:
+        """The same frames in two parts; none where there is one frame."""
+        middle = (self.start + self.stop) // 2
+        if middle == self.start:
+            return []
+        return [_Part(self.file, self.start, middle), _Part(self.file, middle, self.stop)]
+
     def give(self, signals: Sequence[Signals]) -> None:
         """Hands the file its frames' signals."""
         file = self.file
@@ -211,18 +218,28 @@ class Batcher:
 
     async def _give_apart(self, replica: _Replica, batch: Sequence[_Part]) -> None:
         """After a failure each file by itself, so that one of them does not cost the others their answer."""
-        loop = asyncio.get_running_loop()
         replica.failures += 1
         for part in batch:
-            given = False
-            if len(batch) > 1:
-                try:
-                    finish = await loop.run_in_executor(replica.beginning, _begin, replica.ensemble, [part])
-                    given = await self._give(replica, [part], finish)
-                except Exception as error:  # noqa: BLE001 — as above
-                    log.error("the models fail: %s", error_place(error))
-            if not given:
-                part.file.fail(models_failed())
+            if len(batch) == 1 or not await self._give_again(replica, part):
+                await self._give_halves(replica, part)
+
+    async def _give_halves(self, replica: _Replica, part: _Part) -> None:
+        """Fewer and fewer frames at once, for which a card may have memory. One that fails is the end."""
+        halves = part.halves()
+        if not halves:
+            part.file.fail(models_failed())
+        for half in halves:
+            if not part.file.done.done() and not await self._give_again(replica, half):
+                await self._give_halves(replica, half)
+
+    async def _give_again(self, replica: _Replica, part: _Part) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            finish = await loop.run_in_executor(replica.beginning, _begin, replica.ensemble, [part])
+        except Exception as error:  # noqa: BLE001 — as above
+            log.error("the models fail: %s", error_place(error))
+            return False
+        return await self._give(replica, [part], finish)
 
     async def _rest(self, replica: _Replica) -> None:
         """A replica that fails again and again lets the others go first, or it would take all the work."""

@@ -197,6 +197,8 @@ def _token(path: Path) -> str:
         token = path.read_text().strip()
     except OSError as error:
         raise SetupError(f"--token-file {path}: {error.strerror}; write a long random word into it") from None
+    except UnicodeDecodeError:
+        raise SetupError(f"--token-file {path}: is no text") from None
     if not re.fullmatch(r"[!-~]{16,}", token):
         raise SetupError(f"--token-file {path}: has to hold one word of at least 16 characters")
     return token
@@ -204,8 +206,8 @@ def _token(path: Path) -> str:
 
 def _host_and_port(option: str, word: str) -> tuple[str, int]:
     match = re.fullmatch(r"\[?([^\[\]]+?)\]?:(\d{1,5})", word)
-    if match is None:
-        raise SetupError(f"{option} {word}: has to be host:port")
+    if match is None or int(match[2]) > 65535:
+        raise SetupError(f"{option} {word}: has to be host:port, the port 65535 at most")
     return match[1], int(match[2])
 
 

@@ -31,6 +31,9 @@ _SEND_S = 15.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
 _STEADY_S = 60.0  # after which a link that breaks is dialled anew as if for the first time
 _DRAIN_S = 60.0
+_CLOSE, _ERROR = aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.ERROR
+_ENDS = (_CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, _ERROR)
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class Dialler:
                 raise SetupError(f"{dialling.url}: the gate refuses the token; see --token-file") from None
             return f"the gate answered {error.status}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return type(error).__name__
+            return _in_words(error)
         link = _Link(socket, self._service)
         try:
             await link.introduce()
@@ -135,7 +138,7 @@ class Dialler:
             self._metrics.linked.set(1)
             return await link.converse(stopping)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return type(error).__name__
+            return _in_words(error)
         finally:
             self._metrics.linked.set(0)
             await link.end()
@@ -175,7 +178,12 @@ class _Link:
                 await self._socket.close()
 
     async def _receive(self) -> str:
-        async for message in self._socket:
+        while True:
+            message = await self._socket.receive()
+            if message.type is _CLOSE and message.extra:
+                return f"the gate closed the link ({message.data}): {_line(message.extra)}"
+            if message.type in _ENDS:
+                return f"the link is closed ({self._socket.close_code})"
             try:
                 if message.type is aiohttp.WSMsgType.BINARY:
                     self._take_piece(message.data)
@@ -186,7 +194,6 @@ class _Link:
                     self._take(said)
             except (ArithmeticError, LookupError, TypeError, ValueError):
                 return "the gate said something that is not of the protocol"
-        return f"the link is closed ({self._socket.close_code})"
 
     def _take_piece(self, data: bytes) -> None:
         body = self._bodies.get(int.from_bytes(data[:4], "big"))
@@ -226,6 +233,25 @@ class _Link:
     async def _send(self, message: Mapping[str, Any]) -> None:
         async with asyncio.timeout(_SEND_S):
             await self._socket.send_str(json.dumps(message))
+
+
+def _in_words(error: Exception) -> str:
+    """Why there is no link, for the log."""
+    match error:
+        case TimeoutError():
+            return "the gate does not answer in time"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the gate's certificate is not trusted: {_line(str(error.certificate_error))}"
+        case aiohttp.ClientConnectorDNSError():
+            return "the gate's name is not found"
+        case aiohttp.ClientConnectorError():
+            return f"the gate cannot be reached: {_line(error.strerror or type(error.os_error).__name__)}"
+    return type(error).__name__
+
+
+def _line(text: str) -> str:
+    """What somebody else said, on one line and short."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)[:_LONGEST_REASON]
 
 
 def _object(message: str) -> Mapping[str, Any]:

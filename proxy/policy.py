@@ -112,7 +112,7 @@ def decide(policy: Policy, look: Look, claimed: Format, near: Earlier | None = N
     match look:
         case Seen(signals=signals, format=decoded):
             seen = _with_near(policy, _by_rules(policy.rules, signals), near)
-            if _family(decoded) == _family(claimed.name):
+            if _agree(claimed.name, decoded):
                 return seen
             reason = f"undecodable: its signature says {claimed.name}, its decoder {decoded}"
             return max(seen, Decision(policy.on_undecodable, reason, earlier=near), key=_severity)
@@ -147,6 +147,10 @@ def _severity(decision: Decision) -> int:
     return _SEVERITY.index(decision.verdict)
 
 
-def _family(name: str) -> str:
-    """One name for formats that only their number of frames, or a box at the start, tells apart."""
-    return {"apng": "png", "mov": "mp4"}.get(name, name)
+def _agree(claimed: str, decoded: str) -> bool:
+    """Whether a signature and a decoder name one reading of a file.
+
+    A box at the start tells mov from mp4. A decoder may find an animation that a signature does not tell;
+    where it finds none of which the signature tells, it has not seen what browsers play.
+    """
+    return claimed == decoded or (claimed, decoded) in (("png", "apng"), ("mov", "mp4"), ("mp4", "mov"))

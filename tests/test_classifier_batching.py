@@ -292,6 +292,18 @@ async def test_models_that_fail_always_say_so_and_work_again_once_they_recover(
         assert await outcome(await asked(running, 1)) == [1]
 
 
+@pytest.mark.parametrize("when", ["fails_at_first", "fails_at_last"])
+async def test_a_file_of_more_frames_than_fit_at_once_is_computed_in_parts(
+    when: str, unheard: list[object]
+) -> None:
+    head = Naming()
+    setattr(head, when, lambda names: len(names) > 2)
+    async with batcher(head, most=8) as running:
+        assert await outcome(await asked(running, *range(8))) == list(range(8))
+        setattr(head, when, lambda names: 5 in names)
+        assert await outcome(await asked(running, *range(8))) == "internal-error"
+
+
 async def test_a_replica_that_always_fails_leaves_the_work_to_the_other() -> None:
     good, bad = Naming(), Naming()
     bad.fails_at_first = lambda names: True

@@ -386,8 +386,9 @@ def test_a_picture_is_looked_at_in_the_colours_that_its_profile_shows(name: str,
     quality = {"quality": 100} if name != "PNG" else {}
     for swapped, expected in ((False, (230, 20, 30)), (True, (30, 20, 230))):
         content = pictures.encode(red, name, icc_profile=profile(swapped=swapped), **quality)
-        (seen,) = pixels_of(prepare(content, [Pixels()], Limits()))
+        seen, *stored = pixels_of(prepare(content, [Pixels()], Limits()))
         assert np.abs(seen.mean(axis=(0, 1)) - expected).max() < 8
+        assert len(stored) == swapped  # such a profile makes two pictures of one
 
 
 def test_a_profile_that_is_none_is_ignored_as_browsers_do() -> None:
@@ -404,3 +405,11 @@ def test_a_grey_and_a_cmyk_picture_with_a_profile_of_another_kind_are_looked_at(
         content = pictures.encode(image, "JPEG", icc_profile=profile(swapped=True), quality=100)
         (seen,) = pixels_of(prepare(content, [Pixels()], Limits()))
         assert seen.min() > 245
+
+
+@pytest.mark.parametrize("size", [(4000, 2), (2, 4000), (3000, 1)])
+def test_a_picture_that_is_nearly_a_line_is_looked_at(size: tuple[int, int]) -> None:
+    from classifier.heads.faces import FaceChips
+
+    seen = prepare(pictures.png(size), [FaceChips(1024)], Limits())
+    assert (seen.media.width, seen.media.height) == size

@@ -83,8 +83,12 @@ def test_the_version_changes_with_what_the_model_s_own_configuration_makes_of_it
     described["label_names"].reverse()
     (relabelled / "config.json").write_text(json.dumps(described))
     swapped = ensembles.load(recipe(tmp_path, timm_table(relabelled))).version
+    described["model_args"] = {**(described.get("model_args") or {}), "act_layer": "relu"}
+    described["label_names"].reverse()
+    (relabelled / "config.json").write_text(json.dumps(described))
+    activated = ensembles.load(recipe(tmp_path, timm_table(relabelled))).version
     others = [version(mean=[0.1, 0.1, 0.1]), version(crop_pct=1.0), version(interpolation="bilinear")]
-    assert len({first, swapped, *others}) == 5
+    assert len({first, swapped, activated, *others}) == 6
 
 
 def test_the_version_is_that_of_the_weights_in_whatever_precision_they_compute(tmp_path: Path) -> None:

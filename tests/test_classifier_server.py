@@ -201,7 +201,9 @@ def test_score_of_what_is_no_picture_says_so_and_fails(tmp_path: Path) -> None:
         (["serve", "--ensemble", "nothing"], "starter"),
         (["serve", "--listen", "nowhere"], "host:port"),
         (["serve", "--listen", "0.0.0.0:0"], "--token-file"),
+        (["serve", "--listen", "127.0.0.1:99999"], "host:port"),
         (["serve", "--token-file", "/nowhere"], "/nowhere"),
+        (["serve", "--token-file", sys.executable], "is no text"),
         (["score", "/nowhere.png"], "/nowhere.png"),
     ],
 )

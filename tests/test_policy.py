@@ -99,8 +99,16 @@ def test_what_looks_alike_holds_in_both_readings_of_one_file() -> None:
     assert (decision.verdict, decision.earlier) == (Verdict.HOLD, near(Verdict.BLOCK))
 
 
-def test_formats_that_differ_only_in_their_frames_are_one_reading() -> None:
-    assert decide(POLICY, seen(sexual=0.0), APNG).verdict is Verdict.ALLOW
+def test_a_decoder_that_finds_an_animation_where_the_signature_tells_of_none_has_seen_it_all() -> None:
+    animated = replace(seen(sexual=0.0), format="apng")
+    assert decide(POLICY, animated, PNG).verdict is Verdict.ALLOW
+    assert decide(POLICY, animated, APNG).verdict is Verdict.ALLOW
+
+
+def test_a_decoder_that_finds_no_animation_where_the_signature_tells_of_one_has_not() -> None:
+    decision = decide(POLICY, seen(sexual=0.0), APNG)
+    assert decision.verdict is POLICY.on_undecodable is Verdict.HOLD
+    assert "its signature says apng, its decoder png" in decision.reason
 
 
 def test_a_signal_that_is_not_there_reaches_no_threshold_not_even_zero() -> None:

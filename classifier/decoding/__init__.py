@@ -122,3 +122,9 @@ class Limits:
     pixels: int = 64_000_000
     frames: int = 32
     memory_bytes: int = 4 * 1024**3
+
+
+def within(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """A size in pixels reduced to fit, in the same shape; no side becomes nothing."""
+    scale = longest_side / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

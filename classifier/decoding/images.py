@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Iterator
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from classifier.decoding import Frame, Limits, Media, Suffices
-from classifier.decoding.choosing import KEPT_PIXELS, Chooser, thumbnail_of
-from classifier.decoding.profiles import in_srgb
+from classifier.decoding import Frame, Limits, Media, Suffices, jpeg_xl
+from classifier.decoding.animated_png import animation_frames
+from classifier.decoding.choosing import KEPT_PIXELS, Chooser, Readings, features_of
+from classifier.decoding.profiles import differ, in_srgb
 from classifier.errors import too_large, undecodable, unsupported
 
 try:
@@ -38,37 +40,48 @@ def decode(content: bytes, sha256: str, limits: Limits, suffices: Suffices) -> t
     Raises:
         Rejection: it is none, or too large.
     """
-    Image.MAX_IMAGE_PIXELS = None  # the check below is exact, and comes before a pixel is decoded
+    Image.MAX_IMAGE_PIXELS = None  # the check is exact, and comes before a pixel is decoded
+    if _JXL and content.startswith(jpeg_xl.SIGNATURES):
+        content = jpeg_xl.codestream(content)
+        _check(*jpeg_xl.size_of(content), limits)
     try:
         image = Image.open(io.BytesIO(content), formats=_OPENED)
     except UnidentifiedImageError:
         raise unsupported("not a picture in a format that is looked at") from None
     except Exception as error:  # noqa: BLE001 — whatever a codec raises, it is the file's fault
         raise undecodable(f"cannot be opened: {type(error).__name__}") from None
-    if image.width * image.height > limits.pixels:
-        raise too_large(f"{image.width}×{image.height} is more than {limits.pixels} pixels")
+    _check(image.width, image.height, limits)
     try:
         count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
         orientation = image.getexif().get(0x0112, 1)  # reads a whole PNG, whose Exif may stand at its end
     except Exception as error:  # noqa: BLE001 — as above
         raise undecodable(f"its frames cannot be counted: {type(error).__name__}") from None
     name = _FORMATS[str(image.format)]
+    if name == "png" and (expected := animation_frames(content)) is not None:
+        if count != expected:
+            raise undecodable("an animated PNG of which not every frame is read")
+        name = "apng"
     width, height = image.size
     if orientation in (5, 6, 7, 8):  # Exif: those that lie on their side
         width, height = height, width
     if image.format in ("JPEG", "MPO"):
         _reduce(image, suffices)
     frames = _frames(image, count)
-    chosen = list(_unlike(frames, count, limits.frames)) if count > limits.frames else None
+    chosen = _unlike(frames, count, limits.frames) if count > limits.frames else None
     media = Media(
         kind="animation" if count > 1 else "image",
-        format="apng" if name == "png" and count > 1 else name,
+        format=name,
         width=width,
         height=height,
         frames=count,
         frames_scored=count if chosen is None else len(chosen),
     )
-    return media, (Frame(one, index, sha256) for index, one in chosen or frames)
+    return media, (Frame(one, index, sha256) for index, readings in chosen or frames for one in readings)
+
+
+def _check(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        raise too_large(f"{width}×{height} is more than {limits.pixels} pixels")
 
 
 def _reduce(image: Image.Image, suffices: Suffices) -> None:
@@ -80,18 +93,19 @@ def _reduce(image: Image.Image, suffices: Suffices) -> None:
             return
 
 
-def _unlike(
-    frames: Iterator[tuple[int, Image.Image]], count: int, most: int
-) -> Iterator[tuple[int, Image.Image]]:
-    """The frames of a long animation that differ most, reduced to what heads look at."""
-    chooser: Chooser[Image.Image] = Chooser(most)
-    for index, frame in frames:
-        thumbnail = thumbnail_of(frame)
-        place = chooser.wants(thumbnail)
-        if place is not None:
-            chooser.keep(place, thumbnail, index, _reduced(frame))
+def _unlike(frames: Iterator[tuple[int, Readings]], count: int, most: int) -> list[tuple[int, Readings]]:
+    """The frames of a long animation that are scored, reduced to what heads look at."""
+    chooser = Chooser(most)
+    for index, readings in frames:
+        picture = functools.partial(_all_reduced, readings)
+        chooser.see(index, features_of(readings), picture)
         if index == count - 1:
-            yield from chooser.chosen((index, _reduced(frame)))
+            return chooser.chosen((index, picture()))
+    raise undecodable("its frames end too early")
+
+
+def _all_reduced(readings: Readings) -> Readings:
+    return [_reduced(one) for one in readings]
 
 
 def _reduced(image: Image.Image) -> Image.Image:
@@ -102,18 +116,31 @@ def _reduced(image: Image.Image) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX)
 
 
-def _frames(image: Image.Image, count: int) -> Iterator[tuple[int, Image.Image]]:
+def _frames(image: Image.Image, count: int) -> Iterator[tuple[int, Readings]]:
     for index in range(count):
         try:
             if index:
                 image.seek(index)
             image.load()
             upright = ImageOps.exif_transpose(image)
-            yield index, _over_white(in_srgb(upright))
+            yield index, _readings(upright)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 — as above
             raise undecodable(f"frame {index} cannot be decoded: {type(error).__name__}") from None
+
+
+def _readings(image: Image.Image) -> Readings:
+    """As it is shown; and, where its colour profile makes that another picture, as it is without.
+
+    Programs that write a picture anew may drop its profile; pict-rs does.
+    """
+    converted = in_srgb(image)
+    shown = _over_white(converted)
+    if converted is image:
+        return [shown]
+    bare = _over_white(image)
+    return [shown, bare] if differ(shown, bare) else [shown]
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -10,11 +10,15 @@ import functools
 import io
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 _OUT = {"L": "RGB", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB"}
 _SAME = 3  # of 255: what sRGB profiles of different makers differ by, and no eye sees
 _STEPS = 9
+# Mean difference, of 255, from which a picture with and without its profile are two: over the whole, and in
+# the one of 24×24 parts where it is largest. Display P3 stays below both on photographs.
+_TWO_IN_ALL, _TWO_IN_A_PART = 16.0, 32.0
+_PARTS = (24, 24)
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
@@ -28,6 +32,15 @@ def in_srgb(image: Image.Image) -> Image.Image:
         return image
     transform = _transform(profile, image.mode)
     return image if transform is None else _apply(image, transform)
+
+
+def differ(shown: Image.Image, bare: Image.Image) -> bool:
+    """Whether a picture with its profile and without are two, to who looks. Both are RGB and of one size."""
+    apart = ImageChops.difference(shown, bare)
+    if min(apart.size) > _PARTS[0]:
+        apart = apart.resize(_PARTS, Image.Resampling.BOX)
+    means = np.asarray(apart, np.float32).mean(axis=2)
+    return bool(means.mean() > _TWO_IN_ALL or means.max() > _TWO_IN_A_PART)
 
 
 @functools.lru_cache(maxsize=16)

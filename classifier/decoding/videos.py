@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from classifier.decoding import Frame, Limits, Media
-from classifier.decoding.choosing import KEPT_PIXELS, THUMBNAIL, Chooser
+from classifier.decoding.choosing import KEPT_PIXELS, THUMBNAIL, Chooser, Readings, features_of_thumbnail
 from classifier.errors import too_large, undecodable, unsupported
 
 try:
@@ -42,14 +43,16 @@ def decode(content: bytes, sha256: str, limits: Limits) -> tuple[Media, Iterator
     if name is None or av is None:
         raise unsupported("not a picture or video in a format that is looked at")
     # The format is not guessed a second time, and nothing that the file refers to is opened.
-    demuxer, options = ("matroska", {}) if name == "webm" else ("mov", {"enable_drefs": "0"})
+    # Edit lists are not followed: whoever writes the file anew may drop them, and show what they hid.
+    mov = ("mov", {"enable_drefs": "0", "ignore_editlist": "1"})
+    demuxer, options = ("matroska", {}) if name == "webm" else mov
     try:
         with av.open(io.BytesIO(content), format=demuxer, options=options) as container:
             size, count, frames = _frames(container, limits)
     except (av.error.FFmpegError, ValueError) as error:
         raise undecodable(f"cannot be decoded: {type(error).__name__}") from None
     media = Media("video", name, *size, frames=count, frames_scored=len(frames))
-    return media, (Frame(image, index, sha256) for index, image in frames)
+    return media, (Frame(image, index, sha256) for index, (image,) in frames)
 
 
 def claims(content: bytes) -> str | None:
@@ -68,7 +71,7 @@ def _brands_end(content: bytes) -> int:
     return min(int.from_bytes(content[:4]), 1024) - 3
 
 
-def _frames(container: Any, limits: Limits) -> tuple[tuple[int, int], int, list[tuple[int, Image.Image]]]:
+def _frames(container: Any, limits: Limits) -> tuple[tuple[int, int], int, list[tuple[int, Readings]]]:
     """Size once upright, number of frames, and those that are scored with their indices."""
     tracks = container.streams.video
     if not tracks:
@@ -78,16 +81,14 @@ def _frames(container: Any, limits: Limits) -> tuple[tuple[int, int], int, list[
     for track in tracks:
         _check(track.codec_context.width, track.codec_context.height, limits)
         track.codec_context.thread_count = _THREADS
-    chooser: Chooser[Image.Image] = Chooser(limits.frames)
+    chooser = Chooser(limits.frames)
     reducing = VideoReformatter()  # kept, because each sets up its scaling anew
     count, size, last = 0, (0, 0), None
     for last in container.decode(*tracks):
         _check(last.width, last.height, limits)
         small = reducing.reformat(last, *THUMBNAIL, "rgb24", interpolation="AREA")
-        thumbnail = np.asarray(small.to_ndarray(), np.uint8)
-        place = chooser.wants(thumbnail)
-        if place is not None:
-            chooser.keep(place, thumbnail, count, _picture(last))
+        features = features_of_thumbnail(np.asarray(small.to_ndarray(), np.uint8))
+        chooser.see(count, features, functools.partial(_picture, last))
         if count == 0:
             size = (last.height, last.width) if last.rotation % 180 else (last.width, last.height)
         count += 1
@@ -101,7 +102,7 @@ def _check(width: int, height: int, limits: Limits) -> None:
         raise too_large(f"{width}×{height} is more than {limits.pixels} pixels")
 
 
-def _picture(frame: VideoFrame) -> Image.Image:
+def _picture(frame: VideoFrame) -> Readings:
     """Upright, and no larger than what is looked at."""
     scale = min(1.0, math.sqrt(KEPT_PIXELS / (frame.width * frame.height)))
     width, height = (max(1, round(side * scale)) for side in (frame.width, frame.height))
@@ -109,4 +110,4 @@ def _picture(frame: VideoFrame) -> Image.Image:
     pixels = np.asarray(small.to_ndarray(), np.uint8)
     if frame.rotation:  # degrees counter-clockwise by which it is to be shown
         pixels = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-    return Image.fromarray(pixels)
+    return [Image.fromarray(pixels)]

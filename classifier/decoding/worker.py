@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from classifier.decoding import Array, Decoded, Frame, Hashes, Limits, Preparation, Prepared
+from classifier.decoding import Array, Decoded, Frame, Hashes, Limits, Preparation, Prepared, within
 from classifier.decoding.files import decode
 from classifier.errors import Rejection, too_large, undecodable
 
@@ -105,6 +105,6 @@ def _pdq(frame: Frame) -> tuple[str | None, int | None]:
     # PDQ reduces to 64×64 itself, and looks at brightness alone.
     grey = frame.image.convert("L")
     if max(grey.size) > _PDQ_SIDE:
-        grey = ImageOps.contain(grey, (_PDQ_SIDE,) * 2, Image.Resampling.BILINEAR)
+        grey = grey.resize(within(grey.size, _PDQ_SIDE), Image.Resampling.BILINEAR)
     bits, quality = pdqhash.compute(np.repeat(np.asarray(grey)[..., None], 3, axis=2))
     return np.packbits(bits).tobytes().hex(), int(quality)

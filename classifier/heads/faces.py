@@ -18,9 +18,9 @@ from typing import Any
 import dlib
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
 
-from classifier.decoding import Array, Frame
+from classifier.decoding import Array, Frame, within
 from classifier.heads import Finish, Head, Inputs, Options, Signals
 
 _CHIP, _PADDING = 64, 0.2  # the age network's input, and the margin that it was trained with
@@ -47,7 +47,7 @@ class FaceChips:
         detector, landmarks = _dlib()
         image = frame.image
         if max(image.size) > self.longest_side:
-            image = ImageOps.contain(image, (self.longest_side,) * 2, Image.Resampling.BILINEAR)
+            image = image.resize(within(image.size, self.longest_side), Image.Resampling.BILINEAR)
         pixels = np.ascontiguousarray(image)
         chips = [
             dlib.extract_image_chip(

@@ -12,7 +12,7 @@ from classifier.errors import SetupError
 from classifier.heads import Finish, Head, Inputs, Options, torchvision_operators
 from classifier.heads.resizing import INTERPOLATIONS, Resized
 from classifier.heads.towers import Placement, Tower, configured, fingerprint, placement
-from classifier.heads.weights import Source, first_line, pin, source
+from classifier.heads.weights import Source, first_line, pin, sha256_of, source
 
 torchvision_operators.declare()
 import timm  # noqa: E402
@@ -28,8 +28,13 @@ class TimmHead:
 
     warning = None
 
-    def __init__(self, model: str, signal: str, classes: Sequence[int | str], placed: Placement) -> None:
+    def __init__(
+        self, model: str, signal: str, classes: Sequence[int | str], placed: Placement, described: str
+    ) -> None:
         """
+        Args:
+            described: the SHA-256 of the file that describes the model; empty where its library does.
+
         Raises:
             SetupError: the model cannot be loaded, or has no such classes.
         """
@@ -41,7 +46,8 @@ class TimmHead:
         config = resolve_model_data_config(loaded)
         self.preparation = _preparation(model, config)
         numbers = _class_numbers(model, classes, loaded)
-        used = (self.preparation, config["mean"], config["std"], numbers)
+        # What else the description makes of the weights (model_args) is nowhere to be asked for.
+        used = (self.preparation, config["mean"], config["std"], numbers, described)
         self._fingerprints = [fingerprint(loaded), configured(used)]
 
         def together(logits: torch.Tensor) -> torch.Tensor:
@@ -112,7 +118,9 @@ class TimmPlan:
         """See `Plan.load`."""
         self.source.bring()
         self.source.check(self.sha256)
-        return TimmHead(self.source.model, self.signal, self.classes, self.placed)
+        config = self.source.config_file
+        described = sha256_of(config) if config else ""
+        return TimmHead(self.source.model, self.signal, self.classes, self.placed, described)
 
     def explain(self, head: Head | None) -> Iterator[tuple[str, str]]:
         """See `Plan.explain`."""
