@@ -6,9 +6,11 @@ import base64
 import dataclasses
 import hashlib
 import json
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,8 +40,10 @@ from tests.conftest import SIGNALS
 from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply
 from tests.gate import Classifier, Gate, scripted
 from tests.kept import keeper_of
+from tests.processes import Program
 
 NewGate = Callable[..., Gate]
+PICTRS_GATE = Path(sys.executable).parent / "pictrs-gate"
 NAMES = ("first-name.png", "third.name.png", "0f8fad5b-d9cb-469f-a165-70867728950e.png")
 # Larger than the classifier here takes: nobody looks at it.
 LARGE = pictures.encode(pictures.draw((700, 700), seed=5779), "PNG", compress_level=0)
@@ -238,6 +242,36 @@ def test_what_was_reported_before_is_held_without_another_look_and_confirmed_it_
     gate.decide("confirm")
     assert shown(store.url, "reported-first.png") is None
     assert shown(gate.url, "reported-first.png") not in (None, content)
+
+
+def test_a_watch_holds_what_it_has_only_reported_and_the_same_bytes_whenever_they_are_stored_again(
+    new_gate: NewGate, store: pictrs.Pictrs, looking: Classifier, tmp_path: Path
+) -> None:
+    gate = new_gate(pictrs_url=store.url, api_key=store.api_key, classifier_url=looking.url, start=False)
+    content = planted(5108)
+
+    @contextmanager
+    def watch(*words: str) -> Iterator[Program]:
+        here = ("--every", "1s", "--config", str(gate.config), *words)
+        program = Program([PICTRS_GATE, "backfill", "watch", *here], tmp_path / f"watch{len(words)}.log")
+        program.wait_until(lambda: "watching" in program.output())
+        yield program
+        program.process.send_signal(signal.SIGINT)
+        assert program.process.wait(20) == 0
+
+    with watch() as program:
+        imported(store, content, "watched-first.png")
+        program.wait_until(lambda: "hold: watched-first.png" in program.output())
+    assert shown(store.url, "watched-first.png") == content
+    with watch("--action", "hold") as program:
+        for alias in ("watched-first.png", "watched-again.png", "watched-third.png"):
+            if alias != "watched-first.png":
+                imported(store, content, alias)
+            program.wait_until(lambda alias=alias: f"hold: {alias}" in program.output())
+            program.wait_until(lambda alias=alias: shown(store.url, alias) is None)
+    assert len(gate.cases()) == 3
+    runs_ = json.loads(gate.run("backfill", "status", "--json", "--config", str(gate.config)).stdout)
+    assert [(one["hit_count"], one["held"]) for one in runs_] == [(1, 3)]
 
 
 def _looks(looking: Classifier) -> float:

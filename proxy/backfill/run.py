@@ -77,6 +77,8 @@ class Work:
         self._stretches: deque[_Stretch] = deque()
         self._results: list[tuple[_Stretch, bytes, Result]] = []
         self._here: set[bytes] = set()  # files under way, or not durable yet
+        # A watch has no end: what an earlier round of it has done may be stored anew since.
+        self._round: set[bytes] | None = set() if run.kind == "watch" else None
         self._flying = 0
         self._landed, self._worth_it = asyncio.Event(), asyncio.Event()
         self._recording = asyncio.Lock()
@@ -126,7 +128,7 @@ class Work:
             known = await self._means.known.among([one for one in hashes if one is not None])
             for entry, sha256 in zip(wanted, hashes, strict=True):
                 before = earlier.get(entry.key)
-                if (before is not None and before.run_id == self.run.id) or hex_of(entry) in lost:
+                if self._is_done(entry, before) or hex_of(entry) in lost:
                     continue  # done and counted before a restart, or listed twice
                 if entry.key in here or entry.key in self._here:
                     continue
@@ -141,11 +143,18 @@ class Work:
                 self._flying += 1
                 self._here.add(entry.key)
                 here.add(entry.key)
+                if self._round is not None:
+                    self._round.add(entry.key)
                 group.create_task(self._look(stretch, entry, before, is_known=sha256 in known))
             stretch.is_listed = True
             if self._stop.is_set():
                 return False
         return True
+
+    def _is_done(self, entry: Entry, before: Looked | None) -> bool:
+        if self._round is not None:
+            return entry.key in self._round
+        return before is not None and before.run_id == self.run.id
 
     async def _may_go(self, *, is_cheap: bool) -> bool:
         """Waits until one more file may be begun; False where it is to stop."""

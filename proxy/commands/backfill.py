@@ -147,7 +147,7 @@ async def _watch(options: argparse.Namespace) -> int:
             async with _holding(made, means, run, options.action) as holding:
                 while not stop.is_set():
                     try:
-                        run = await _round(made, means, run, stop, shown, holding)
+                        run = await _round(made, means, source, run, stop, shown, holding)
                     except (PictrsError, BackfillError) as error:
                         shown.say(f"run {run.id}: {error}; trying again in {options.every:g} s")
                     with suppress(TimeoutError):
@@ -169,17 +169,17 @@ async def _begun_to_watch(made: Parts, source: PictrsSource) -> BackfillRun:
 async def _round(
     made: Parts,
     means: Means,
+    source: PictrsSource,
     run: BackfillRun,
     stop: asyncio.Event,
     shown: Display,
     holding: Holding | None,
 ) -> BackfillRun:
-    """Looks at what has come since the last round, if anything has."""
-    if holding is not None:
-        await holding.take_rest()
-    first = await means.source.page(None)
-    pages = new_pages(means.source, first, run.newest or newest(()))
-    if (new := await anext(pages, None)) is not None:
+    """Looks at what has come since the last round, if anything has, and then at what is behind."""
+
+    async def over(run: BackfillRun, pages: AsyncIterator[Page]) -> tuple[BackfillRun, bool]:
+        if (first := await anext(pages, None)) is None:
+            return run, True
         work = Work(
             means,
             run,
@@ -190,11 +190,20 @@ async def _round(
             on_hit=lambda hit: shown.say(report.hit_in_words(hit)),
             holding=holding,
         )
-        if not await work.over(_from(new, pages)):
-            return work.run
+        is_done = await work.over(_from(first, pages))
+        return work.run, is_done
+
+    if holding is not None:
+        await holding.take_rest()
+    first = await source.page(None)
+    run, is_done = await over(run, new_pages(source, first, run.newest or newest(())))
+    if not is_done:
+        return run
     where = newest(first.entries)
     if where != run.newest:
-        return await made.database.run(runs.watched, run.id, where)
+        run = await made.database.run(runs.watched, run.id, where)
+    behind = await made.database.run(runs.behind, run.id, with_hits=holding is not None)
+    run, _ = await over(run, source.again(behind))
     return run
 
 

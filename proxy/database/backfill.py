@@ -164,12 +164,13 @@ def _recorded(session: Session, run_id: int, batch: Batch) -> BackfillRun:
     if batch.signals:
         run.histogram = _counted(run.histogram, batch.signals)
     for finding in batch.findings:
-        is_new = session.get(type(finding), (run_id, finding.hex)) is None
+        before = session.get(type(finding), (run_id, finding.hex))
         if isinstance(finding, BackfillUnreadable):
-            run.unreadable += is_new
+            run.unreadable += before is None
         else:
-            run.hits += is_new
-            run.held += is_new and finding.case_id is not None
+            run.hits += before is None
+            case_before = before.case_id if isinstance(before, BackfillHit) else None
+            run.held += finding.case_id not in (None, case_before)
         session.merge(finding)  # a file may come up twice while the store changes
     _keep(session, run_id, batch.looked, int(now.timestamp()))
     return run
@@ -202,6 +203,18 @@ def unreadable_among(database: Database, run_id: int, hexes: Collection[str]) ->
     )
     with database.reading() as session:
         return set(session.scalars(query))
+
+
+def behind(database: Database, run_id: int, *, with_hits: bool, most: int = 1000) -> list[str]:
+    """Keys of files of a run that are worth another try.
+
+    Args:
+        with_hits: also those of hits that were only reported.
+    """
+    is_only_reported = BackfillHit.case_id.is_(None) & BackfillHit.not_held.is_(None)
+    query = select(BackfillHit.hex).where(BackfillHit.run_id == run_id, is_only_reported)
+    with database.reading() as session:
+        return list(session.scalars(query.order_by(BackfillHit.hex).limit(most))) if with_hits else []
 
 
 def hits_of(database: Database, run_id: int) -> Iterator[BackfillHit]:
