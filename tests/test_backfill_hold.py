@@ -183,7 +183,7 @@ def test_killed_while_it_holds_a_hit_nothing_is_lost_and_the_next_run_ends_it(
     if point == "hit-held":
         assert [shown(store.url, name) for name in names] == [content, content]
 
-    report = json.loads(run(gate).stdout)
+    report = json.loads(run(gate, "--action", "hold").stdout)
     assert (report["run"], report["state"], report["looked_at"]) == (1, "finished", 1)
     assert (report["hit_count"], report["held"]) == (1, 1)
     assert [case["state"] for case in gate.cases()] == ["pending"]
@@ -204,7 +204,13 @@ def test_a_release_first_ends_the_taking_away_that_a_crash_has_cut_off(
         assert shown(gate.url, name) == shown(store.url, name) == content
     acts = [entry.act for entry in gate.ledger() if entry.case_id == case_id]
     assert acts == ["pending", "taken from pict-rs", "releasing", "released"]
-    run(gate)
+    refused = run(gate, check=False)
+    assert refused.returncode == 1
+    assert "run 1 (pictrs, action hold, prefix cut-off) is not finished" in refused.stderr
+    status = gate.run("backfill", "status", "--config", str(gate.config), env={"COLUMNS": "160"}).stdout
+    assert "action hold, prefix cut-off" in status
+    gone_on = run(gate, "--action", "hold").stderr.splitlines()
+    assert "goes on with run 1: pictrs, action hold, prefix cut-off" in gone_on[0]
     for name in names:  # and what was begun before the release takes nothing of it away
         assert shown(gate.url, name) == content
 

@@ -112,7 +112,7 @@ async def _run(options: argparse.Namespace) -> int:
         async with parts.built(config) as made:
             if options.engine == "classifiers":
                 await made.lookout.check()
-            run = await _begun(options, made)
+            run = await _begun(options, made, shown)
             wanted = Options.from_json(run.options)
             source = opened(wanted, config.backfill, made.pictrs)
             try:
@@ -227,11 +227,11 @@ async def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
+async def _begun(options: argparse.Namespace, made: Parts, shown: Display) -> BackfillRun:
     """The unfinished run, or a new one.
 
     Raises:
-        ConfigError: the unfinished one was asked for with other options.
+        ConfigError: the unfinished one has other options; or it holds, and that was not asked for again.
     """
     given = {
         name: getattr(options, name)
@@ -248,12 +248,19 @@ async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
                 f"backfill: run {run.id} is not finished and has other options; give none to go on with it, "
                 "or --new to leave it and begin another"
             )
+        words = f"{kept.source}, {kept.in_words()}"
+        if kept.action == "hold" and "action" not in given:
+            raise ConfigError(
+                f"backfill: run {run.id} ({words}) is not finished, and it takes pictures from pict-rs; "
+                "--action hold goes on with it, --new leaves it and begins another"
+            )
         try:
             check_wanted(options, made.config, kept)
         except ConfigError as error:
             raise ConfigError(
                 f"{error}; run {run.id} asks for it and is not finished: --new leaves it"
             ) from None
+        shown.say(f"goes on with run {run.id}: {words}")
         return run
     wanted = Options(**given)
     check_wanted(options, made.config, wanted)
