@@ -19,7 +19,7 @@ from proxy.backfill.looking import Looking, Means, Result, hex_of, sha256_of
 from proxy.backfill.options import Options, quiet_for
 from proxy.backfill.sources import Entry, Page, Source
 from proxy.backfill.viewing import BackfillError
-from proxy.database import BackfillHit, BackfillRun
+from proxy.database import BackfillHit, BackfillRun, BackfillUnreadable
 from proxy.database import backfill as runs
 from proxy.database.backfill import Batch, Looked
 
@@ -41,6 +41,7 @@ class _Stretch:
     reused: int = 0
     skipped: int = 0
     signals: list[dict[str, float]] = field(default_factory=list)
+    readable: list[str] = field(default_factory=list)  # that were not, before
 
 
 class Work:
@@ -128,16 +129,17 @@ class Work:
             known = await self._means.known.among([one for one in hashes if one is not None])
             for entry, sha256 in zip(wanted, hashes, strict=True):
                 before = earlier.get(entry.key)
-                if self._is_done(entry, before) or hex_of(entry) in lost:
+                if self._is_done(entry, before) or lost.get(hex_of(entry)) is False:
                     continue  # done and counted before a restart, or listed twice
                 if entry.key in here or entry.key in self._here:
                     continue
-                if self._quota is not None and self._quota <= 0:
+                is_counted = hex_of(entry) in lost  # it could not be read then, which may have passed
+                if self._quota is not None and self._quota <= 0 and not is_counted:
                     stretch.is_listed, stretch.next = True, None
                     return True
                 if not await self._may_go(is_cheap=self._looking.is_enough(before)):
                     return False
-                if self._quota is not None:
+                if self._quota is not None and not is_counted:
                     self._quota -= 1
                 stretch.left += 1
                 self._flying += 1
@@ -145,7 +147,9 @@ class Work:
                 here.add(entry.key)
                 if self._round is not None:
                     self._round.add(entry.key)
-                group.create_task(self._look(stretch, entry, before, is_known=sha256 in known))
+                group.create_task(
+                    self._look(stretch, entry, before, is_known=sha256 in known, was_lost=is_counted)
+                )
             stretch.is_listed = True
             if self._stop.is_set():
                 return False
@@ -183,13 +187,17 @@ class Work:
 
     # --- looking ---
 
-    async def _look(self, stretch: _Stretch, entry: Entry, earlier: Looked | None, *, is_known: bool) -> None:
+    async def _look(
+        self, stretch: _Stretch, entry: Entry, earlier: Looked | None, *, is_known: bool, was_lost: bool
+    ) -> None:
         result = await self._looking.look(entry, earlier, is_known=is_known)
         if self._holding is not None and isinstance(result.finding, BackfillHit):
             hit = result.finding
             result = await self._holding.hold(entry, earlier, result)
             if result.is_recorded:
                 self._on_hit(hit)
+        if not isinstance(result.finding, BackfillUnreadable):
+            stretch.readable += [hex_of(entry)] if was_lost else []
         self._results.append((stretch, entry.key, result))
         self._flying -= 1
         self._landed.set()
@@ -234,6 +242,7 @@ class Work:
         batch = Batch()
         for stretch, _, result in results:
             stretch.left -= 1
+            batch.readable, stretch.readable = batch.readable + stretch.readable, []
             _add(batch, stretch, result)
         while self._stretches and self._stretches[0].is_listed and not self._stretches[0].left:
             stretch = self._stretches.popleft()

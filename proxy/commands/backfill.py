@@ -207,10 +207,24 @@ async def _round(
     return run
 
 
+async def _behind(made: Parts, run: BackfillRun, source: Source) -> AsyncIterator[Page]:
+    """What could not be read when the run was there, where the source can be asked by a key."""
+    if isinstance(source, PictrsSource):
+        behind = await made.database.run(runs.behind, run.id, with_hits=False)
+        async for page in source.again(behind):
+            yield page
+
+
 async def _from(first: Page, others: AsyncIterator[Page]) -> AsyncIterator[Page]:
     yield first
     async for one in others:
         yield one
+
+
+async def _chained(*listings: AsyncIterator[Page]) -> AsyncIterator[Page]:
+    for listing in listings:
+        async for one in listing:
+            yield one
 
 
 async def _status(options: argparse.Namespace) -> int:
@@ -302,7 +316,7 @@ async def _worked(
                     on_pause=shown.pause,
                     holding=holding,
                 )
-                is_done = await work.over(pages_of(source, run.cursor))
+                is_done = await work.over(_chained(_behind(made, run, source), pages_of(source, run.cursor)))
                 if holding is not None and (left := await holding.take_rest()):
                     shown.say(f"{left} {_STILL_THERE}")
     return work.run, is_done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from proxy.backfill.sources.names import may_be_media, time_in
 from proxy.errors import ConfigError
 
 _PAGE = 100
+_FOR_GOOD = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+)
 
 
 class FilesSource:
@@ -58,7 +62,7 @@ class FilesSource:
                     return Unreadable("no plain file any more")
                 content = file.read(most + 1)
         except OSError as error:
-            return Unreadable(error.strerror or type(error).__name__)
+            return Unreadable(error.strerror or type(error).__name__, error.errno not in _FOR_GOOD)
         return content if len(content) <= most else Unreadable(f"it has more than {most} bytes now")
 
 

@@ -56,18 +56,18 @@ class PictrsSource:
         Raises:
             PictrsError: pict-rs cannot be reached.
         """
-        reason = "it has no alias"
+        lost = Unreadable("it has no alias")
         for alias in entry.aliases:
             try:
                 return await self._pictrs.original(alias, largest=most)
             except PictrsError as error:
-                reason = str(error)
+                lost = Unreadable(str(error), error.may_pass)
                 if error.status is None:
                     # It is gone, which this raises, or silent over one file that no run would get past.
                     await self._pictrs.stored(limit=1)
                 if error.status != 404:  # every other alias leads to the same bytes
                     break
-        return Unreadable(reason)
+        return lost
 
     async def again(self, hexes: Sequence[str]) -> AsyncIterator[Page]:
         """The files with these keys, as they are now; one that is gone has no alias.
