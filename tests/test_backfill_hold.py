@@ -285,6 +285,31 @@ def _looks(looking: Classifier) -> float:
     return sum(float(line.split()[-1]) for line in lines if 'outcome="ok",priority="backfill"' in line)
 
 
+def test_a_hit_in_a_folder_is_held_where_pict_rs_is_there_and_stops_the_run_where_it_is_away(
+    new_gate: NewGate, store: pictrs.Pictrs, looking: Classifier, tmp_path: Path
+) -> None:
+    content, folder = planted(5109), tmp_path / "folder"
+    imported(store, content, "in-a-folder.png")
+    folder.mkdir()
+    (folder / "a.png").write_bytes(content)
+    words = ("--source", f"files:{folder}")
+
+    def gate_at(url: str, key: str) -> Gate:
+        return new_gate(pictrs_url=url, api_key=key, classifier_url=looking.url, start=False)
+
+    away = gate_at("http://127.0.0.1:9", store.api_key)
+    stopped = run(away, *words, "--action", "hold", check=False)
+    assert stopped.returncode == 1 and "pict-rs cannot be reached" in stopped.stderr
+    (reported,) = json.loads(run(away, *words, "--new").stdout)["hits"]
+    assert "pict-rs could not be asked" in reported["reason"] and reported["aliases"] == []
+    wrong = run(gate_at(store.url, "wrong"), *words, "--action", "hold", check=False)
+    assert wrong.returncode == 1 and "invalid-api-token" in wrong.stderr
+    assert shown(store.url, "in-a-folder.png") == content
+    gate = gate_at(store.url, store.api_key)
+    assert json.loads(run(gate, *words, "--action", "hold").stdout)["held"] == 1
+    assert shown(store.url, "in-a-folder.png") is None
+
+
 def test_an_action_that_needs_pict_rs_is_refused_without_its_key(
     new_gate: NewGate, store: pictrs.Pictrs, looking: Classifier, tmp_path: Path
 ) -> None:
@@ -411,6 +436,27 @@ async def test_bytes_that_are_not_those_that_were_looked_at_are_left_alone(
         await client.close()
         fake.close()
     assert found.hex == true_hex and found.case_id is None and "other bytes" in (found.not_held or "")
+    assert cases.listed(database) == [] and upstream.aliases == ["a.png"]
+
+
+async def test_an_original_that_does_not_come_stops_no_run_where_pict_rs_answers_else(
+    tmp_path: Path, database: Database
+) -> None:
+    upstream = Upstream(planted(1), ["a.png"])
+    async with holding_of(tmp_path, upstream, database) as (holding, _):
+        served = upstream.reply
+
+        def silent(asked: Asked) -> Reply:
+            if asked.target.startswith("/image/"):
+                raise ConnectionResetError("no answer")
+            return served(asked)
+
+        fake = Fake(silent)
+        client = Pictrs(fake.url, "key", 5.0)
+        found = await held(dataclasses.replace(holding, pictrs=client), upstream)
+        await client.close()
+        fake.close()
+    assert found.case_id is None and (found.not_held or "").endswith("to be tried again")
     assert cases.listed(database) == [] and upstream.aliases == ["a.png"]
 
 
