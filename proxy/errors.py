@@ -64,7 +64,7 @@ class PictrsError(GateError):
 
     Attributes:
         status: the HTTP status of its answer, also of one that was cut off; None where there was none.
-        code: pict-rs's own `code`, or None.
+        code: pict-rs's own `code`, or None; `too-large` is the gate's, of an answer that it did not read on.
         timed_out: whether it was the time limit that ended the waiting.
     """
 
@@ -75,6 +75,13 @@ class PictrsError(GateError):
         self.status = status
         self.code = code
         self.timed_out = timed_out
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same question may be answered later: none came, or one of a server in trouble."""
+        if self.code == "too-large":
+            return False
+        return self.status is None or self.status < 300 or self.status in (408, 429) or self.status >= 500
 
 
 class Refusal(GateError):

@@ -385,7 +385,8 @@ class Pictrs:
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > largest:
-                        raise PictrsError(f"pict-rs answered with more than {largest} bytes", status=status)
+                        words = f"pict-rs answered with more than {largest} bytes"
+                        raise PictrsError(words, status=status, code="too-large")
                 return Answer(status, response.headers, bytes(body))
         except TimeoutError:
             raise _too_late(within_s, status) from None

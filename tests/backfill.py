@@ -151,6 +151,7 @@ async def gone_over(
     *,
     stop: asyncio.Event | None = None,
     on_batch: Callable[[BackfillRun], None] = lambda _: None,
+    holding: Any = None,
     budget: int = 2**20,
     at_once: int = 64,
 ) -> BackfillRun:
@@ -167,6 +168,7 @@ async def gone_over(
             ensembles=await with_what.lookout.ensembles(),
             stop=stop or asyncio.Event(),
             on_batch=on_batch,
+            holding=holding,
         )
         if not await work.over(pages_of(store, run.cursor)):
             return work.run

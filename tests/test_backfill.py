@@ -242,6 +242,37 @@ def test_a_file_that_cannot_be_read_is_listed_and_the_run_goes_on(gate_of: Calla
     assert reasons.keys() == BAD.keys()
     assert "500" in reasons["broken.png"] and "more than" in reasons["large.png"]
     assert "404" in reasons["gone.png"] and "no format" in reasons["text.png"]
+    tried_again = {name for name, reason in reasons.items() if "tried again" in reason}
+    assert tried_again == {"broken.png", "cut.png", "silent.png"}
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_looked_at_when_the_run_goes_on(
+    gate_of: Callable[[Store], Gate],
+) -> None:
+    asked: list[str] = []
+
+    def flaky() -> Reply:
+        asked.append("flaky")
+        return Reply(502) if asked.count("flaky") == 1 else GOOD["good-0.png"]()
+
+    def last() -> Reply:
+        asked.append("last")
+        store.is_there = asked.count("last") > 1
+        return GOOD["good-0.png"]() if store.is_there else silence()
+
+    store = Store({"flaky.png": flaky, "last.png": last})
+    gate = gate_of(store)
+    assert run(gate, "--rate", "2", check=False).returncode == 1
+    with gate.database() as database:
+        from proxy.database import backfill as runs
+
+        stopped = runs.get(database, None)
+        assert (stopped.looked_at, stopped.unreadable) == (0, 1)
+        assert len(runs.behind(database, stopped.id, with_hits=False)) == 1
+    store.is_there = True
+    report = json.loads(run(gate, "--json").stdout)
+    assert (report["run"], report["looked_at"], report["unreadable"]) == (1, 2, 0)
+    assert report["unreadable_files"] == []
 
 
 def test_a_stored_file_somewhat_larger_than_an_upload_is_looked_at(

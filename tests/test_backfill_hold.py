@@ -6,9 +6,11 @@ import base64
 import dataclasses
 import hashlib
 import json
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,8 +40,10 @@ from tests.conftest import SIGNALS
 from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply
 from tests.gate import Classifier, Gate, scripted
 from tests.kept import keeper_of
+from tests.processes import Program
 
 NewGate = Callable[..., Gate]
+PICTRS_GATE = Path(sys.executable).parent / "pictrs-gate"
 NAMES = ("first-name.png", "third.name.png", "0f8fad5b-d9cb-469f-a165-70867728950e.png")
 # Larger than the classifier here takes: nobody looks at it.
 LARGE = pictures.encode(pictures.draw((700, 700), seed=5779), "PNG", compress_level=0)
@@ -179,7 +183,7 @@ def test_killed_while_it_holds_a_hit_nothing_is_lost_and_the_next_run_ends_it(
     if point == "hit-held":
         assert [shown(store.url, name) for name in names] == [content, content]
 
-    report = json.loads(run(gate).stdout)
+    report = json.loads(run(gate, "--action", "hold").stdout)
     assert (report["run"], report["state"], report["looked_at"]) == (1, "finished", 1)
     assert (report["hit_count"], report["held"]) == (1, 1)
     assert [case["state"] for case in gate.cases()] == ["pending"]
@@ -200,7 +204,13 @@ def test_a_release_first_ends_the_taking_away_that_a_crash_has_cut_off(
         assert shown(gate.url, name) == shown(store.url, name) == content
     acts = [entry.act for entry in gate.ledger() if entry.case_id == case_id]
     assert acts == ["pending", "taken from pict-rs", "releasing", "released"]
-    run(gate)
+    refused = run(gate, check=False)
+    assert refused.returncode == 1
+    assert "run 1 (pictrs, action hold, prefix cut-off) is not finished" in refused.stderr
+    status = gate.run("backfill", "status", "--config", str(gate.config), env={"COLUMNS": "160"}).stdout
+    assert "action hold, prefix cut-off" in status
+    gone_on = run(gate, "--action", "hold").stderr.splitlines()
+    assert "goes on with run 1: pictrs, action hold, prefix cut-off" in gone_on[0]
     for name in names:  # and what was begun before the release takes nothing of it away
         assert shown(gate.url, name) == content
 
@@ -240,9 +250,64 @@ def test_what_was_reported_before_is_held_without_another_look_and_confirmed_it_
     assert shown(gate.url, "reported-first.png") not in (None, content)
 
 
+def test_a_watch_holds_what_it_has_only_reported_and_the_same_bytes_whenever_they_are_stored_again(
+    new_gate: NewGate, store: pictrs.Pictrs, looking: Classifier, tmp_path: Path
+) -> None:
+    gate = new_gate(pictrs_url=store.url, api_key=store.api_key, classifier_url=looking.url, start=False)
+    content = planted(5108)
+
+    @contextmanager
+    def watch(*words: str) -> Iterator[Program]:
+        here = ("--every", "1s", "--config", str(gate.config), *words)
+        program = Program([PICTRS_GATE, "backfill", "watch", *here], tmp_path / f"watch{len(words)}.log")
+        program.wait_until(lambda: "watching" in program.output())
+        yield program
+        program.process.send_signal(signal.SIGINT)
+        assert program.process.wait(20) == 0
+
+    with watch() as program:
+        imported(store, content, "watched-first.png")
+        program.wait_until(lambda: "hold: watched-first.png" in program.output())
+    assert shown(store.url, "watched-first.png") == content
+    with watch("--action", "hold") as program:
+        for alias in ("watched-first.png", "watched-again.png", "watched-third.png"):
+            if alias != "watched-first.png":
+                imported(store, content, alias)
+            program.wait_until(lambda alias=alias: f"hold: {alias}" in program.output())
+            program.wait_until(lambda alias=alias: shown(store.url, alias) is None)
+    assert len(gate.cases()) == 3
+    runs_ = json.loads(gate.run("backfill", "status", "--json", "--config", str(gate.config)).stdout)
+    assert [(one["hit_count"], one["held"]) for one in runs_] == [(1, 3)]
+
+
 def _looks(looking: Classifier) -> float:
     lines = get(looking.url, "/metrics").body.decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if 'outcome="ok",priority="backfill"' in line)
+
+
+def test_a_hit_in_a_folder_is_held_where_pict_rs_is_there_and_stops_the_run_where_it_is_away(
+    new_gate: NewGate, store: pictrs.Pictrs, looking: Classifier, tmp_path: Path
+) -> None:
+    content, folder = planted(5109), tmp_path / "folder"
+    imported(store, content, "in-a-folder.png")
+    folder.mkdir()
+    (folder / "a.png").write_bytes(content)
+    words = ("--source", f"files:{folder}")
+
+    def gate_at(url: str, key: str) -> Gate:
+        return new_gate(pictrs_url=url, api_key=key, classifier_url=looking.url, start=False)
+
+    away = gate_at("http://127.0.0.1:9", store.api_key)
+    stopped = run(away, *words, "--action", "hold", check=False)
+    assert stopped.returncode == 1 and "pict-rs cannot be reached" in stopped.stderr
+    (reported,) = json.loads(run(away, *words, "--new").stdout)["hits"]
+    assert "pict-rs could not be asked" in reported["reason"] and reported["aliases"] == []
+    wrong = run(gate_at(store.url, "wrong"), *words, "--action", "hold", check=False)
+    assert wrong.returncode == 1 and "invalid-api-token" in wrong.stderr
+    assert shown(store.url, "in-a-folder.png") == content
+    gate = gate_at(store.url, store.api_key)
+    assert json.loads(run(gate, *words, "--action", "hold").stdout)["held"] == 1
+    assert shown(store.url, "in-a-folder.png") is None
 
 
 def test_an_action_that_needs_pict_rs_is_refused_without_its_key(
@@ -371,6 +436,27 @@ async def test_bytes_that_are_not_those_that_were_looked_at_are_left_alone(
         await client.close()
         fake.close()
     assert found.hex == true_hex and found.case_id is None and "other bytes" in (found.not_held or "")
+    assert cases.listed(database) == [] and upstream.aliases == ["a.png"]
+
+
+async def test_an_original_that_does_not_come_stops_no_run_where_pict_rs_answers_else(
+    tmp_path: Path, database: Database
+) -> None:
+    upstream = Upstream(planted(1), ["a.png"])
+    async with holding_of(tmp_path, upstream, database) as (holding, _):
+        served = upstream.reply
+
+        def silent(asked: Asked) -> Reply:
+            if asked.target.startswith("/image/"):
+                raise ConnectionResetError("no answer")
+            return served(asked)
+
+        fake = Fake(silent)
+        client = Pictrs(fake.url, "key", 5.0)
+        found = await held(dataclasses.replace(holding, pictrs=client), upstream)
+        await client.close()
+        fake.close()
+    assert found.case_id is None and (found.not_held or "").endswith("to be tried again")
     assert cases.listed(database) == [] and upstream.aliases == ["a.png"]
 
 

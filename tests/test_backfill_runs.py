@@ -8,19 +8,22 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import pytest
 
 from proxy.backfill import run as running
+from proxy.backfill.looking import Result
 from proxy.backfill.options import Options, a_moment, a_share, hours, quiet_for
 from proxy.backfill.pace import Pace
 from proxy.backfill.run import Work, pages_of
-from proxy.backfill.sources import Entry
+from proxy.backfill.sources import Entry, Page
 from proxy.backfill.viewing import BackfillError, Brought
 from proxy.channels.lookout import Lookout
 from proxy.channels.looks import ChannelError, File, Priority, Seen, Undecodable
 from proxy.database import Database
 from proxy.database import backfill as runs
+from proxy.database.backfill import Looked
 from proxy.media import Kind, recognise
 from proxy.metrics import Metrics
 from tests.backfill import PNG, Eye, Store, content, entry, gone_over, in_no_time, means
@@ -272,6 +275,48 @@ async def test_in_quiet_hours_nothing_is_fetched_until_it_is_told_to_stop(
     asyncio.get_running_loop().call_later(0.1, stop.set)
     run = await gone_over(database, store, Eye(), Options(quiet_hours="08:00-23:00"), stop=stop)
     assert (run.state, store.fetched) == ("open", [])
+
+
+async def test_in_quiet_hours_no_hit_of_an_earlier_look_is_held_and_none_is_forgotten(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Holding:
+        held: ClassVar[list[str]] = []
+
+        async def hold(self, entry: Entry, earlier: Looked | None, result: Result) -> Result:
+            self.held.append(entry.aliases[0])
+            return result
+
+    eye = Eye({content(3): 0.9})
+    await gone_over(database, Store(10), eye)
+    with monkeypatch.context() as quiet:
+        quiet.setattr("proxy.backfill.run.quiet_for", lambda *_: 3600.0)
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.2, stop.set)
+        run = await gone_over(database, Store(10), eye, Options(), stop=stop, holding=Holding())
+    assert (run.state, Holding.held) == ("open", [])
+    run = await gone_over(database, Store(10), eye, holding=Holding())
+    assert (run.state, run.hits, Holding.held) == ("finished", 1, ["3.png"])
+
+
+async def test_what_is_skipped_after_it_was_fetched_does_not_count_for_the_limit(database: Database) -> None:
+    store = Store(40, content=lambda number: b"GIF89a" + bytes(9) if number % 2 else content(number))
+    run = await gone_over(database, store, Eye(), Options(kind=Kind.IMAGE, limit=5))
+    assert (run.state, run.looked_at) == ("finished", 5)
+
+
+async def test_told_to_stop_it_waits_for_no_page_that_does_not_come(database: Database) -> None:
+    class Stuck(Store):
+        async def page(self, at: str | None) -> Page:
+            if at is not None:
+                await asyncio.Event().wait()
+            return await super().page(at)
+
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, stop.set)
+    async with asyncio.timeout(20):
+        run = await gone_over(database, Stuck(150), Eye(), stop=stop)
+    assert (run.state, run.looked_at) == ("open", 100)
 
 
 def test_options_survive_being_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -168,6 +169,29 @@ async def test_a_folder_is_listed_page_by_page_each_file_once(tmp_path: Path) ->
             break
         at = page.next
     assert listed == sorted(names)
+
+
+async def test_a_name_that_is_no_text_is_looked_at_and_what_may_not_be_read_is_listed(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "a.png").write_bytes(OTHERS[0])
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / os.fsdecode(b"\xff.png")).write_bytes(HIT)
+    true_scandir = os.scandir
+
+    def scandir(folder: Path) -> Any:  # root may read everything
+        if Path(folder).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return true_scandir(folder)
+
+    monkeypatch.setattr("proxy.backfill.sources.files.os.scandir", scandir)
+    run = await gone_over(database, FilesSource(tmp_path))
+    (hit,) = runs.hits_of(database, run.id)
+    assert hit.place == "open/\\xff.png"
+    assert [lost.place for lost in runs.unreadable_of(database, run.id)] == ["closed"]
+    with pytest.raises(ConfigError, match="Permission denied"):
+        await FilesSource(tmp_path / "closed").page(None)
 
 
 async def test_what_has_become_a_link_is_not_followed(tmp_path: Path) -> None:

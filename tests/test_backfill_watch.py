@@ -219,6 +219,17 @@ def test_every_report_says_which_hits_are_cases_and_why_others_are_none() -> Non
     assert "<b>gone" not in page.getvalue()
 
 
+def test_a_line_on_a_terminal_obeys_nothing_that_stands_in_an_alias_or_the_name_of_a_list() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    into = Terminal()
+    with display(into, as_json=False) as made:
+        made.say("hold: [red]x.png partners[/2026]")
+    assert "hold: [red]x.png partners[/2026]" in into.getvalue()
+
+
 def test_progress_is_json_for_programs_and_plain_lines_elsewhere() -> None:
     run, _, _ = findings()
 

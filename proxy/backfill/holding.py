@@ -19,7 +19,7 @@ from proxy.cases.stored import stored_promises, take_away, take_rest
 from proxy.channels.looks import Look, Seen
 from proxy.database import BackfillHit, Case, CaseState, Database, taking
 from proxy.database import backfill as runs
-from proxy.database.backfill import Batch, Looked
+from proxy.database.backfill import AGAIN, Batch, Looked
 from proxy.errors import CaseError, GateError, PictrsError, Refusal
 from proxy.faults import FaultPoint
 from proxy.intake.budget import Budget
@@ -155,15 +155,17 @@ class Holding:
 
     async def _fetched(self, file: StoredFile) -> Upload:
         """The stored bytes once more: those that were looked at, or none."""
-        content, reason = None, ""
+        content, reason = None, "it has no alias"
         for alias in file.aliases:
             try:
                 content = await self.pictrs.original(alias, largest=self.largest)
                 break
             except PictrsError as error:
                 if error.status is None:
-                    raise
-                reason = str(error)
+                    await self.pictrs.stored(limit=1)  # it is gone, which this raises, or it is this one file
+                reason = str(error) + (AGAIN if error.may_pass else "")
+                if error.status is None:
+                    break  # every other alias leads to the same bytes
         if content is None:
             raise _NotHeld(reason)
         fetched = content

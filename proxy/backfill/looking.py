@@ -15,7 +15,7 @@ from proxy.channels.lookout import Lookout
 from proxy.channels.looks import File, Seen, Undecodable, Unseen
 from proxy.database import BackfillHit, BackfillUnreadable, Database
 from proxy.database import backfill as runs
-from proxy.database.backfill import Looked
+from proxy.database.backfill import AGAIN, Looked
 from proxy.errors import PictrsError
 from proxy.intake.budget import Budget
 from proxy.known_hashes import KnownHashes
@@ -132,7 +132,7 @@ class Looking:
             return result
         async with self._viewer.brought(entry, most) as file:
             if isinstance(file, Unreadable):
-                return self._unreadable(entry, file.reason)
+                return self._unreadable(entry, file.reason, may_pass=file.may_pass)
             return await self._fetched(entry, file)
 
     async def _via_thumbnail(self, entry: Entry) -> Result | None:
@@ -179,7 +179,7 @@ class Looking:
                 return Result((place,), finding, earlier.signals, file.size, rule=decision.rule)
         look = await file.look()
         if isinstance(look, Unseen):
-            return self._unreadable(entry, f"nobody could look: {look.reason}")
+            return self._unreadable(entry, f"nobody could look: {look.reason}", may_pass=True)
         if isinstance(look, Undecodable):
             return self._unreadable(entry, f"undecodable: {look.reason}")
         self._ensembles.add(look.ensemble)
@@ -198,14 +198,14 @@ class Looking:
         seen = Seen(earlier.signals, (), earlier.ensemble or "", PNG.name, 1, 1)
         return decide(self._means.policy, seen, PNG)
 
-    def _unreadable(self, entry: Entry, reason: str) -> Result:
+    def _unreadable(self, entry: Entry, reason: str, *, may_pass: bool = False) -> Result:
         return Result(
             finding=BackfillUnreadable(
                 run_id=self._run_id,
                 hex=hex_of(entry),
                 place=entry.place[:1100],
                 aliases=list(entry.aliases),
-                reason=reason[:500],
+                reason=reason[:400] + (AGAIN if may_pass else ""),
             )
         )
 
@@ -216,17 +216,24 @@ class Looking:
         signals: Mapping[str, float],
         sha256: str | None,
     ) -> BackfillHit | None:
+        """The finding of a decision; None where the file may stay.
+
+        Raises:
+            PictrsError: it is to be held, and pict-rs does not say under which aliases.
+        """
         if decision.verdict is Verdict.ALLOW:
             return None
-        hex_, aliases = hex_of(entry), list(entry.aliases)
+        hex_, aliases, reason = hex_of(entry), list(entry.aliases), decision.reason[:450]
         if entry.sha256 is None and sha256 is not None:
             hex_ = sha256
             if self._means.resolve is not None:
                 try:
                     stored = await self._means.resolve(sha256, entry.size)
-                except PictrsError as error:  # a hit is reported with its place alone
+                except PictrsError as error:  # a report has its place alone then; nothing is held like this
+                    if self._options.action == "hold":
+                        raise
                     log.warning("%s: no aliases: %s", entry.place, error)
-                    stored = None
+                    stored, reason = None, f"{reason}; pict-rs could not be asked"
                 if stored is not None:
                     hex_, aliases = stored.hex.lower(), list(stored.aliases)
         return BackfillHit(
@@ -234,7 +241,7 @@ class Looking:
             hex=hex_,
             place=entry.place[:1100],
             verdict=decision.verdict.value,
-            reason=decision.reason[:500],
+            reason=reason,
             aliases=aliases,
             signals=dict(signals),
             stored_at=entry.at,

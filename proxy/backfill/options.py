@@ -65,6 +65,12 @@ class Options:
             options["kind"] = Kind(options["kind"])
         return cls(**options)
 
+    def in_words(self) -> str:
+        """The action, and what differs from the defaults."""
+        rest = {name: value for name, value in self.to_json().items() if name not in ("action", "source")}
+        words = [f"action {self.action}", *(f"{name.replace('_', '-')} {rest[name]}" for name in rest)]
+        return ", ".join(word.removesuffix(" True") for word in words)
+
     @property
     def is_whole(self) -> bool:
         """Whether it leaves no file out."""

@@ -100,7 +100,8 @@ def _moving(console: Console) -> Iterator[Display]:
             done = event["looked_at"] + event["reused"] + event["unreadable"]
             progress.update(task, completed=done, total=event["limit"], description=in_words(event))
 
-        yield Display(show, progress.console.print)
+        # An alias may look like rich's markup.
+        yield Display(show, lambda words: progress.console.print(words, markup=False, highlight=False))
 
 
 def _plainly(into: TextIO) -> Callable[[str], None]:

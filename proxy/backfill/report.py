@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from proxy.backfill.options import Options
 from proxy.database import BackfillHit, BackfillRun
 from proxy.database.models import BackfillUnreadable
 from proxy.review.terminal import harmless, signals_cell
@@ -138,12 +139,18 @@ def print_runs(console: Console, runs: Sequence[BackfillRun], *, as_json: bool) 
     if not runs:
         console.print("No runs.")
         return
-    table = _table("run", "what", "state", "begun", "last", "seen", "known", "lost", "hits")
+    table = _table("run", "what", "options", "state", "begun", "last", "seen", "known", "lost", "hits")
     for run in runs:
         moments = [f"{at:%m-%d %H:%M}" if at else "" for at in (run.started_at, run.changed_at)]
         numbers = map(str, (run.looked_at, run.reused, run.unreadable, run.hits))
-        table.add_row(str(run.id), Text(harmless(f"{run.kind} {run.source}")), run.state, *moments, *numbers)
+        words = [Text(harmless(f"{run.kind} {run.source}")), Text(harmless(_asked_for(run)))]
+        table.add_row(str(run.id), *words, run.state, *moments, *numbers)
     console.print(table)
+
+
+def _asked_for(run: BackfillRun) -> str:
+    # What a watch does with hits is said anew whenever it is started, and not kept.
+    return "" if run.kind == "watch" else Options.from_json(run.options or {}).in_words()
 
 
 def _table(*columns: str) -> Table:

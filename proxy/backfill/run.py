@@ -19,7 +19,7 @@ from proxy.backfill.looking import Looking, Means, Result, hex_of, sha256_of
 from proxy.backfill.options import Options, quiet_for
 from proxy.backfill.sources import Entry, Page, Source
 from proxy.backfill.viewing import BackfillError
-from proxy.database import BackfillHit, BackfillRun
+from proxy.database import BackfillHit, BackfillRun, BackfillUnreadable
 from proxy.database import backfill as runs
 from proxy.database.backfill import Batch, Looked
 
@@ -41,6 +41,7 @@ class _Stretch:
     reused: int = 0
     skipped: int = 0
     signals: list[dict[str, float]] = field(default_factory=list)
+    readable: list[str] = field(default_factory=list)  # that were not, before
 
 
 class Work:
@@ -77,11 +78,15 @@ class Work:
         self._stretches: deque[_Stretch] = deque()
         self._results: list[tuple[_Stretch, bytes, Result]] = []
         self._here: set[bytes] = set()  # files under way, or not durable yet
+        # A watch has no end: what an earlier round of it has done may be stored anew since.
+        self._round: set[bytes] | None = set() if run.kind == "watch" else None
         self._flying = 0
         self._landed, self._worth_it = asyncio.Event(), asyncio.Event()
         self._recording = asyncio.Lock()
         self._is_broken = False  # a batch is lost; nothing after it may become durable
         self._next_at = 0.0
+        self._pacing = asyncio.Lock()  # whatever fetches waits here, one after the other
+        self._is_cut = False  # a hit was left where it is, because it is to stop
 
     async def over(self, pages: AsyncIterator[Page]) -> bool:
         """Looks at what the pages list.
@@ -102,12 +107,12 @@ class Work:
             raise errors.exceptions[0] from None  # the others fail for the same reason
         finally:
             await asyncio.shield(self._record())
-        return is_done and not self._flying
+        return is_done and not self._flying and not self._is_cut
 
     # --- listing ---
 
     async def _dispatch(self, pages: AsyncIterator[Page], group: asyncio.TaskGroup) -> bool:
-        async with aclosing(_one_ahead(pages)) as listed:
+        async with aclosing(_one_ahead(pages, self._stop)) as listed:
             return await self._dispatch_all(listed, group)
 
     async def _dispatch_all(self, pages: AsyncIterator[Page], group: asyncio.TaskGroup) -> bool:
@@ -126,26 +131,52 @@ class Work:
             known = await self._means.known.among([one for one in hashes if one is not None])
             for entry, sha256 in zip(wanted, hashes, strict=True):
                 before = earlier.get(entry.key)
-                if (before is not None and before.run_id == self.run.id) or hex_of(entry) in lost:
+                if self._is_done(entry, before) or lost.get(hex_of(entry)) is False:
                     continue  # done and counted before a restart, or listed twice
                 if entry.key in here or entry.key in self._here:
                     continue
-                if self._quota is not None and self._quota <= 0:
+                is_counted = hex_of(entry) in lost  # it could not be read then, which may have passed
+                if not is_counted and await self._is_used_up():
+                    if self._stop.is_set():
+                        return False  # of what is under way, some may not count
                     stretch.is_listed, stretch.next = True, None
                     return True
-                if not await self._may_go(is_cheap=self._looking.is_enough(before)):
+                is_cheap = self._looking.is_enough(before)
+                if not await self._may_go(is_cheap=is_cheap):
                     return False
-                if self._quota is not None:
+                if self._quota is not None and not is_counted:
                     self._quota -= 1
                 stretch.left += 1
                 self._flying += 1
                 self._here.add(entry.key)
                 here.add(entry.key)
-                group.create_task(self._look(stretch, entry, before, is_known=sha256 in known))
+                if self._round is not None:
+                    self._round.add(entry.key)
+                group.create_task(
+                    self._look(
+                        stretch,
+                        entry,
+                        before,
+                        is_known=sha256 in known,
+                        is_cheap=is_cheap,
+                        was_lost=is_counted,
+                    )
+                )
             stretch.is_listed = True
             if self._stop.is_set():
                 return False
-        return True
+        return not self._stop.is_set()
+
+    def _is_done(self, entry: Entry, before: Looked | None) -> bool:
+        if self._round is not None:
+            return entry.key in self._round
+        return before is not None and before.run_id == self.run.id
+
+    async def _is_used_up(self) -> bool:
+        """Whether no more files may be begun; what is under way may turn out not to count."""
+        while self._quota is not None and self._quota <= 0 and self._flying and not self._stop.is_set():
+            await self._landed_within(0.5)
+        return self._quota is not None and self._quota <= 0
 
     async def _may_go(self, *, is_cheap: bool) -> bool:
         """Waits until one more file may be begun; False where it is to stop."""
@@ -153,8 +184,14 @@ class Work:
             if self._stop.is_set():
                 return False
             await self._landed_within(0.5)
-        if is_cheap:
-            return not self._stop.is_set()
+        return not self._stop.is_set() and (is_cheap or await self._may_fetch())
+
+    async def _may_fetch(self) -> bool:
+        """Waits until quiet hours and rate allow one more file; False where it is to stop."""
+        async with self._pacing:
+            return await self._paced()
+
+    async def _paced(self) -> bool:
         while (pause_s := quiet_for(self._options.quiet_hours, datetime.now().astimezone())) > 0:
             self._on_pause(pause_s)
             if await self._stopped_within(pause_s):
@@ -174,13 +211,29 @@ class Work:
 
     # --- looking ---
 
-    async def _look(self, stretch: _Stretch, entry: Entry, earlier: Looked | None, *, is_known: bool) -> None:
+    async def _look(
+        self,
+        stretch: _Stretch,
+        entry: Entry,
+        earlier: Looked | None,
+        *,
+        is_known: bool,
+        is_cheap: bool,
+        was_lost: bool,
+    ) -> None:
         result = await self._looking.look(entry, earlier, is_known=is_known)
         if self._holding is not None and isinstance(result.finding, BackfillHit):
             hit = result.finding
+            if is_cheap and not await self._may_fetch():
+                self._is_cut, self._flying = True, self._flying - 1
+                return  # its page is not through, so the run that goes on comes to it again
             result = await self._holding.hold(entry, earlier, result)
             if result.is_recorded:
                 self._on_hit(hit)
+        if result.is_skipped and self._quota is not None and not was_lost:
+            self._quota += 1
+        if not isinstance(result.finding, BackfillUnreadable):
+            stretch.readable += [hex_of(entry)] if was_lost else []
         self._results.append((stretch, entry.key, result))
         self._flying -= 1
         self._landed.set()
@@ -225,6 +278,7 @@ class Work:
         batch = Batch()
         for stretch, _, result in results:
             stretch.left -= 1
+            batch.readable, stretch.readable = batch.readable + stretch.readable, []
             _add(batch, stretch, result)
         while self._stretches and self._stretches[0].is_listed and not self._stretches[0].left:
             stretch = self._stretches.popleft()
@@ -271,16 +325,21 @@ def _add(batch: Batch, stretch: _Stretch, result: Result) -> None:
             batch.signals.append(result.signals)
 
 
-async def _one_ahead(pages: AsyncIterator[Page]) -> AsyncGenerator[Page]:
-    """The pages, each asked for while the one before is looked at."""
+async def _one_ahead(pages: AsyncIterator[Page], stop: asyncio.Event) -> AsyncGenerator[Page]:
+    """The pages, each asked for while the one before is looked at; no more once it is to stop."""
     coming = asyncio.ensure_future(_next(pages))
+    stopping = asyncio.ensure_future(stop.wait())
     try:
-        while (page := await coming) is not None:
+        while True:
+            await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not coming.done() or (page := coming.result()) is None:
+                return
             coming = asyncio.ensure_future(_next(pages))
             yield page
     finally:
         coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
+        stopping.cancel()
+        await asyncio.gather(coming, stopping, return_exceptions=True)
 
 
 async def _next(pages: AsyncIterator[Page]) -> Page | None:

@@ -16,8 +16,10 @@ _BACK = timedelta(minutes=1)
 def newest(entries: Sequence[Entry]) -> dict[str, Any]:
     """What a first page tells of where a later round has to stop, as JSON values."""
     at = max((entry.at for entry in entries if entry.at is not None), default=None)
+    # All that the next round looks back at, or it would list that as new for as long as nothing comes.
+    near = [entry for entry in entries if at and entry.at and entry.at >= at - _BACK]
     return {
-        "places": [entry.place for entry in entries[:_REMEMBERED]],
+        "places": list(dict.fromkeys(_named(entry) for entry in (*entries[:_REMEMBERED], *near))),
         "at": at.isoformat() if at is not None else None,
     }
 
@@ -36,11 +38,16 @@ async def new_pages(source: Source, first: Page, before: Mapping[str, Any]) -> A
         is_old = False
         for entry in page.entries:
             is_old = since is not None and (entry.at is None or entry.at < since)
-            is_there = is_there or entry.place in known or (is_old and entry.at is not None)
-            if entry.place not in known and not (known and is_there and (is_old or since is None)):
+            is_there = is_there or _named(entry) in known or (is_old and entry.at is not None)
+            if _named(entry) not in known and not (known and is_there and (is_old or since is None)):
                 new.append(entry)
         if new:
             yield Page(new, None)
         if page.next is None or (known and is_there and (is_old or since is None)):
             return
         page = await source.page(page.next)
+
+
+def _named(entry: Entry) -> str:
+    """What tells an entry from one of the same bytes that is taken away and stored again."""
+    return entry.place if entry.at is None else f"{entry.place} {entry.at.isoformat()}"

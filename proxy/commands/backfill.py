@@ -112,7 +112,7 @@ async def _run(options: argparse.Namespace) -> int:
         async with parts.built(config) as made:
             if options.engine == "classifiers":
                 await made.lookout.check()
-            run = await _begun(options, made)
+            run = await _begun(options, made, shown)
             wanted = Options.from_json(run.options)
             source = opened(wanted, config.backfill, made.pictrs)
             try:
@@ -147,7 +147,7 @@ async def _watch(options: argparse.Namespace) -> int:
             async with _holding(made, means, run, options.action) as holding:
                 while not stop.is_set():
                     try:
-                        run = await _round(made, means, run, stop, shown, holding)
+                        run = await _round(made, means, source, run, stop, shown, holding)
                     except (PictrsError, BackfillError) as error:
                         shown.say(f"run {run.id}: {error}; trying again in {options.every:g} s")
                     with suppress(TimeoutError):
@@ -169,17 +169,17 @@ async def _begun_to_watch(made: Parts, source: PictrsSource) -> BackfillRun:
 async def _round(
     made: Parts,
     means: Means,
+    source: PictrsSource,
     run: BackfillRun,
     stop: asyncio.Event,
     shown: Display,
     holding: Holding | None,
 ) -> BackfillRun:
-    """Looks at what has come since the last round, if anything has."""
-    if holding is not None:
-        await holding.take_rest()
-    first = await means.source.page(None)
-    pages = new_pages(means.source, first, run.newest or newest(()))
-    if (new := await anext(pages, None)) is not None:
+    """Looks at what has come since the last round, if anything has, and then at what is behind."""
+
+    async def over(run: BackfillRun, pages: AsyncIterator[Page]) -> tuple[BackfillRun, bool]:
+        if (first := await anext(pages, None)) is None:
+            return run, True
         work = Work(
             means,
             run,
@@ -190,18 +190,41 @@ async def _round(
             on_hit=lambda hit: shown.say(report.hit_in_words(hit)),
             holding=holding,
         )
-        if not await work.over(_from(new, pages)):
-            return work.run
+        is_done = await work.over(_from(first, pages))
+        return work.run, is_done
+
+    if holding is not None:
+        await holding.take_rest()
+    first = await source.page(None)
+    run, is_done = await over(run, new_pages(source, first, run.newest or newest(())))
+    if not is_done:
+        return run
     where = newest(first.entries)
     if where != run.newest:
-        return await made.database.run(runs.watched, run.id, where)
+        run = await made.database.run(runs.watched, run.id, where)
+    behind = await made.database.run(runs.behind, run.id, with_hits=holding is not None)
+    run, _ = await over(run, source.again(behind))
     return run
+
+
+async def _behind(made: Parts, run: BackfillRun, source: Source) -> AsyncIterator[Page]:
+    """What could not be read when the run was there, where the source can be asked by a key."""
+    if isinstance(source, PictrsSource):
+        behind = await made.database.run(runs.behind, run.id, with_hits=False)
+        async for page in source.again(behind):
+            yield page
 
 
 async def _from(first: Page, others: AsyncIterator[Page]) -> AsyncIterator[Page]:
     yield first
     async for one in others:
         yield one
+
+
+async def _chained(*listings: AsyncIterator[Page]) -> AsyncIterator[Page]:
+    for listing in listings:
+        async for one in listing:
+            yield one
 
 
 async def _status(options: argparse.Namespace) -> int:
@@ -218,11 +241,11 @@ async def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
+async def _begun(options: argparse.Namespace, made: Parts, shown: Display) -> BackfillRun:
     """The unfinished run, or a new one.
 
     Raises:
-        ConfigError: the unfinished one was asked for with other options.
+        ConfigError: the unfinished one has other options; or it holds, and that was not asked for again.
     """
     given = {
         name: getattr(options, name)
@@ -239,12 +262,19 @@ async def _begun(options: argparse.Namespace, made: Parts) -> BackfillRun:
                 f"backfill: run {run.id} is not finished and has other options; give none to go on with it, "
                 "or --new to leave it and begin another"
             )
+        words = f"{kept.source}, {kept.in_words()}"
+        if kept.action == "hold" and "action" not in given:
+            raise ConfigError(
+                f"backfill: run {run.id} ({words}) is not finished, and it takes pictures from pict-rs; "
+                "--action hold goes on with it, --new leaves it and begins another"
+            )
         try:
             check_wanted(options, made.config, kept)
         except ConfigError as error:
             raise ConfigError(
                 f"{error}; run {run.id} asks for it and is not finished: --new leaves it"
             ) from None
+        shown.say(f"goes on with run {run.id}: {words}")
         return run
     wanted = Options(**given)
     check_wanted(options, made.config, wanted)
@@ -286,7 +316,7 @@ async def _worked(
                     on_pause=shown.pause,
                     holding=holding,
                 )
-                is_done = await work.over(pages_of(source, run.cursor))
+                is_done = await work.over(_chained(_behind(made, run, source), pages_of(source, run.cursor)))
                 if holding is not None and (left := await holding.take_rest()):
                     shown.say(f"{left} {_STILL_THERE}")
     return work.run, is_done

@@ -24,6 +24,7 @@ from proxy.database.models import (
 )
 from proxy.errors import GateError
 
+AGAIN = "; to be tried again"  # ends the reason of what may pass
 _ROWS = 200  # of a long list in memory at once
 _STEPS = 10_000
 BINS = 20  # of a histogram
@@ -57,6 +58,7 @@ class Batch:
         looked: what is kept of them.
         reused, skipped: how many files of the pages that are through now.
         findings: hits, and files that nobody could look at.
+        readable: keys of files that nobody could look at before.
         signals: of every file, for the histogram.
         cursor: where the source goes on, once a page is through; None where none is.
     """
@@ -64,6 +66,7 @@ class Batch:
     looked_at: int = 0
     looked: list[Looked] = field(default_factory=list)
     findings: list[BackfillHit | BackfillUnreadable] = field(default_factory=list)
+    readable: list[str] = field(default_factory=list)
     signals: list[Mapping[str, float]] = field(default_factory=list)
     reused: int = 0
     skipped: int = 0
@@ -163,13 +166,18 @@ def _recorded(session: Session, run_id: int, batch: Batch) -> BackfillRun:
     run.cursor = batch.cursor or run.cursor
     if batch.signals:
         run.histogram = _counted(run.histogram, batch.signals)
+    for hex_ in batch.readable:
+        if (lost := session.get(BackfillUnreadable, (run_id, hex_))) is not None:
+            session.delete(lost)
+            run.unreadable -= 1
     for finding in batch.findings:
-        is_new = session.get(type(finding), (run_id, finding.hex)) is None
+        before = session.get(type(finding), (run_id, finding.hex))
         if isinstance(finding, BackfillUnreadable):
-            run.unreadable += is_new
+            run.unreadable += before is None
         else:
-            run.hits += is_new
-            run.held += is_new and finding.case_id is not None
+            run.hits += before is None
+            case_before = before.case_id if isinstance(before, BackfillHit) else None
+            run.held += finding.case_id not in (None, case_before)
         session.merge(finding)  # a file may come up twice while the store changes
     _keep(session, run_id, batch.looked, int(now.timestamp()))
     return run
@@ -195,13 +203,29 @@ def files(database: Database, keys: Collection[bytes]) -> dict[bytes, Looked]:
     return {file.key: _looked(file, version) for file, version in rows}
 
 
-def unreadable_among(database: Database, run_id: int, hexes: Collection[str]) -> set[str]:
-    """Those of some files that nobody could look at in this run."""
-    query = select(BackfillUnreadable.hex).where(
+def unreadable_among(database: Database, run_id: int, hexes: Collection[str]) -> dict[str, bool]:
+    """Those of some files that nobody could look at in this run, and whether that may pass."""
+    query = select(BackfillUnreadable.hex, BackfillUnreadable.reason).where(
         BackfillUnreadable.run_id == run_id, BackfillUnreadable.hex.in_(hexes)
     )
     with database.reading() as session:
-        return set(session.scalars(query))
+        return {hex_: reason.endswith(AGAIN) for hex_, reason in session.execute(query)}
+
+
+def behind(database: Database, run_id: int, *, with_hits: bool, most: int = 1000) -> list[str]:
+    """Keys of files of a run that are worth another try.
+
+    Args:
+        with_hits: also those of hits that were only reported, or could not be held just then.
+    """
+    lost = select(BackfillUnreadable.hex).where(
+        BackfillUnreadable.run_id == run_id, BackfillUnreadable.reason.endswith(AGAIN)
+    )
+    is_open = BackfillHit.not_held.is_(None) | BackfillHit.not_held.endswith(AGAIN)
+    hits = select(BackfillHit.hex).where(BackfillHit.run_id == run_id, BackfillHit.case_id.is_(None), is_open)
+    with database.reading() as session:
+        found = list(session.scalars(hits.order_by(BackfillHit.hex).limit(most))) if with_hits else []
+        return found + list(session.scalars(lost.order_by(BackfillUnreadable.hex).limit(most)))
 
 
 def hits_of(database: Database, run_id: int) -> Iterator[BackfillHit]:

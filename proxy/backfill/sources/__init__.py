@@ -43,9 +43,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The bytes of an entry cannot be had. `reason` says why, in words for the report."""
+    """The bytes of an entry cannot be had.
+
+    Attributes:
+        reason: why, in words for the report.
+        may_pass: whether another try may bring them.
+    """
 
     reason: str
+    may_pass: bool = False
 
 
 @dataclass(frozen=True, slots=True)

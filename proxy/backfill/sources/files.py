@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,6 +16,11 @@ from proxy.backfill.sources.names import may_be_media, time_in
 from proxy.errors import ConfigError
 
 _PAGE = 100
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
+_FOR_GOOD = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+)
 
 
 class FilesSource:
@@ -40,11 +47,19 @@ class FilesSource:
         """There is nothing to give back."""
 
     def _page(self, after: str | None) -> Page:
+        try:
+            return self._listed(after)
+        except OSError as error:
+            raise ConfigError(f"--source files:{self._folder}: {error.strerror}") from None
+
+    def _listed(self, after: str | None) -> Page:
         entries: list[Entry] = []
         for name, facts in _walk(self._folder, "", tuple((after or "").split("/")) if after else ()):
             if len(entries) == _PAGE:
                 return Page(entries, entries[-1].place)
-            if may_be_media(name):
+            if facts is None:
+                entries.append(Entry(name, mark="not to be read"))
+            elif may_be_media(name):
                 at = time_in(name) or datetime.fromtimestamp(facts.st_mtime, UTC)
                 entries.append(Entry(name, facts.st_size, at=at, mark=str(facts.st_mtime_ns)))
         return Page(entries, None)
@@ -52,33 +67,49 @@ class FilesSource:
     def _read(self, place: str, most: int) -> bytes | Unreadable:
         try:
             # A link that somebody has put there since is not followed, nor a pipe waited for.
-            descriptor = os.open(self._folder / place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                descriptor = os.open(self._folder / place, _READ)
+            except FileNotFoundError:
+                descriptor = os.open(os.fsencode(self._folder) + b"/" + _unescaped(place), _READ)
             with open(descriptor, "rb") as file:  # noqa: PTH123 — of a descriptor
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     return Unreadable("no plain file any more")
                 content = file.read(most + 1)
         except OSError as error:
-            return Unreadable(error.strerror or type(error).__name__)
+            return Unreadable(error.strerror or type(error).__name__, error.errno not in _FOR_GOOD)
         return content if len(content) <= most else Unreadable(f"it has more than {most} bytes now")
 
 
-def _walk(folder: Path, prefix: str, after: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result]]:
+def _escaped(name: str) -> str:
+    """A name as it can be kept and shown: bytes of it that are no UTF-8 become `\\xff`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _unescaped(place: str) -> bytes:
+    return _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), place.encode())
+
+
+def _walk(folder: Path, prefix: str, after: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result | None]]:
     """Every plain file after `after` (a path in its parts), by name; folders before it are not opened.
+
+    What may not be read, also a folder, has no facts.
 
     Raises:
         OSError: the folder itself cannot be read.
     """
     with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if after and entry.name < after[0]:
+        entries = sorted(((_escaped(one.name), one) for one in found), key=lambda named: named[0])
+    for name, entry in entries:
+        if after and name < after[0]:
             continue
-        is_on_the_way = bool(after) and entry.name == after[0]
+        is_on_the_way = bool(after) and name == after[0]
         try:
             if entry.is_dir(follow_symlinks=False):
                 rest = after[1:] if is_on_the_way else ()
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", rest)
+                yield from _walk(Path(entry.path), f"{prefix}{name}/", rest)
             elif entry.is_file(follow_symlinks=False) and not (is_on_the_way and len(after) == 1):
-                yield prefix + entry.name, entry.stat(follow_symlinks=False)
+                yield prefix + name, entry.stat(follow_symlinks=False)
         except FileNotFoundError:  # deleted meanwhile
             continue
+        except PermissionError:
+            yield prefix + name, None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 
 from proxy.backfill.sources import Entry, Page, Unreadable
 from proxy.errors import PictrsError
 from proxy.pictrs import Pictrs, StoredFile, StoredPage
-from proxy.stored import kind_of
+from proxy.stored import kind_of, stored_under
 
 _PAGE = 100
 # pict-rs orders by when a hash came, which is a little after the time that it tells of a file.
@@ -55,18 +56,29 @@ class PictrsSource:
         Raises:
             PictrsError: pict-rs cannot be reached.
         """
-        reason = "it has no alias"
+        lost = Unreadable("it has no alias")
         for alias in entry.aliases:
             try:
                 return await self._pictrs.original(alias, largest=most)
             except PictrsError as error:
-                reason = str(error)
+                lost = Unreadable(str(error), error.may_pass)
                 if error.status is None:
                     # It is gone, which this raises, or silent over one file that no run would get past.
                     await self._pictrs.stored(limit=1)
                 if error.status != 404:  # every other alias leads to the same bytes
                     break
-        return Unreadable(reason)
+        return lost
+
+    async def again(self, hexes: Sequence[str]) -> AsyncIterator[Page]:
+        """The files with these keys, as they are now; one that is gone has no alias.
+
+        Raises:
+            PictrsError: pict-rs cannot be asked.
+        """
+        for first in range(0, len(hexes), _PAGE):
+            some = hexes[first : first + _PAGE]
+            found = [(hex_, await stored_under(self._pictrs, bytes.fromhex(hex_))) for hex_ in some]
+            yield Page([_entry(file or StoredFile(hex_, ())) for hex_, file in found], None)
 
     async def close(self) -> None:
         """The client of pict-rs is its maker's."""

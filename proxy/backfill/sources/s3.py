@@ -109,12 +109,18 @@ class S3Source:
                     content += piece
                     if len(content) > most:
                         return Unreadable(f"it has more than {most} bytes now")
-        except ClientError as error:
-            return Unreadable(_in_words(error))
-        except BotoCoreError as error:
-            self._page(None)  # it is gone, which this raises, or silent over one file
-            return Unreadable(_in_words(error))
+        except (BotoCoreError, ClientError) as error:
+            status = _status(error)
+            if status != 404:
+                self._page(None)  # it is gone or lets nobody in, which this raises, or it is this one file
+            return Unreadable(_in_words(error), status is None or status == 429 or status >= 500)
         return bytes(content)
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status of an answer; None where there was none."""
+    status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None
 
 
 def _in_words(error: Exception) -> str:

@@ -93,8 +93,10 @@ class SftpSource:
                     content = await file.read(most + 1)
         except (self._ssh.SFTPConnectionLost, self._ssh.SFTPNoConnection) as error:
             raise self._gone(error) from None
-        except self._ssh.SFTPError as error:
+        except (self._ssh.SFTPNoSuchFile, self._ssh.SFTPPermissionDenied) as error:
             return Unreadable(f"the host answered {type(error).__name__}")
+        except self._ssh.SFTPError as error:
+            return Unreadable(f"the host answered {type(error).__name__}", may_pass=True)
         except (OSError, self._ssh.Error, TimeoutError) as error:
             raise self._gone(error) from None
         if isinstance(content, str):
