@@ -2,8 +2,8 @@
 
 The only files that pass against the verdict are those that a human has released: while the release is under
 way, or while the same upload is being stored again, and then not what merely looks alike. What the gate has
-looked at and is storing by itself passes where nobody can look a second time. Under a lockdown nothing passes but what the gate itself is just
-sending: what pict-rs has fetched is not kept.
+looked at and is storing by itself passes where nobody can look a second time. Under a lockdown nothing passes
+but what the gate itself is just sending: what pict-rs has fetched is not kept.
 """
 
 from __future__ import annotations
