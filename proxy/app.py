@@ -41,6 +41,7 @@ from proxy.parts import (
     built,
     gate_key_of,
     limits_of,
+    make_folder,
     owner_of,
     periods_of,
     sealer_with,
@@ -78,6 +79,7 @@ async def serve(config: Config) -> None:
         built(config, gate=gate_key) as made,
         bookkeeping(config, made.database, made.metrics) as allows,
     ):
+        await make_folder(made)
         await made.lookout.check()
         await made.known.read_ahead()
         quota = Quota(made.database, config.cases.folder, limits_of(config), made.metrics)

@@ -96,7 +96,9 @@ def check_folder(folder: Path) -> list[Finding]:
     """Whether the folder of sealed cases is there, private, can be written and has room."""
     about = "cases folder"
     if not folder.is_dir():
-        return [_warn(about, f"{folder} is not there yet; `pictrs-gate serve` makes it")]
+        return [
+            _warn(about, f"{folder} is not there; `pictrs-gate serve` makes it where there is no case yet")
+        ]
     found = []
     if folder.stat().st_mode & 0o077:
         found.append(_warn(about, f"others can look into {folder}; chmod 700 {folder}"))
@@ -169,6 +171,69 @@ def check_gate_key(path: Path) -> list[Finding]:
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return [_warn(about, f"{path} can be read by others; chmod 600 {path}")]
     return [_ok(about, f"{path} is private")]
+
+
+def check_gate_reads(database: Database, folder: Path, path: Path) -> list[Finding]:
+    """Whether the gate's own key opens what it has still to look at; nothing where there is no such case."""
+    about = "cases for the gate"
+    count = rotating.count_for_gate(database)
+    if not count:
+        return []
+    if not path.exists():
+        return [
+            _fail(
+                about,
+                f"{path} is away, and {count} cases wait for the gate to open them: put it back, or "
+                "reviewers have to look at them",
+            )
+        ]
+    newest = checking.newest_for_gate(database)
+    if newest is None or not (folder / newest.file).exists():  # said elsewhere
+        return []
+    try:
+        open_sealed(folder / newest.file, read_identities(path))
+    except SealingError as error:
+        says = f"{error}; {count} cases wait for the gate to open them: put back the key that it had"
+        return [_fail(about, says)]
+    return [_ok(about, f"opens {newest.id}, the newest of {count} cases that wait for the gate")]
+
+
+def check_ledger_key(path: Path) -> list[Finding]:
+    """Whether the key that signs the ledger's checkpoints is private."""
+    if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return [_warn("ledger's key", f"{path} can be read by others; chmod 600 {path}")]
+    return []
+
+
+def check_sealed_files(database: Database, folder: Path) -> Finding:
+    """Whether the sealed file of each case is there and as long as it was when it was written."""
+    about = "sealed files"
+    away, other = _damaged(database, folder)
+    if away or other:  # a running gate may have been replacing one just then
+        again = _damaged(database, folder)
+        away, other = away & again[0], other & again[1]
+    if not away and not other:
+        return _ok(about, "each case has its own")
+    some = ", ".join(sorted(away | other)[:3])
+    return _fail(
+        about,
+        f"{len(away)} are missing, {len(other)} have another size than was written (among them those of "
+        f"{some}): mount {folder}, or restore them from a copy",
+    )
+
+
+def _damaged(database: Database, folder: Path) -> tuple[set[str], set[str]]:
+    """Ids of the cases without a file, and of those whose file has another size."""
+    away, other = set(), set()
+    for case_id, file, size in checking.sealed(database):
+        try:
+            found = (folder / file).lstat()
+        except OSError:
+            away.add(case_id)
+            continue
+        if not stat.S_ISREG(found.st_mode) or size not in (None, found.st_size):
+            other.add(case_id)
+    return away, other
 
 
 def check_newest_case(case: Case | None, cases: CasesSection, identity_file: Path) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -23,7 +24,7 @@ from proxy.channels.pop import PopChannel
 from proxy.channels.tls import client_context
 from proxy.channels.worker import Workers
 from proxy.config import Config
-from proxy.database import Database
+from proxy.database import Database, checking
 from proxy.database.retention import Periods
 from proxy.errors import ConfigError, SealingError
 from proxy.faults import FaultPoint
@@ -73,6 +74,7 @@ async def built(config: Config, *, gate: Sequence[pyrage.x25519.Identity] = ()) 
         Sealer(config.cases.recipients),
         fault,
         with_gate=sealer_with(gate, config) if gate else None,
+        make=False,
     )
     database = Database(config.database.url, password=config.database.password, fault=fault)
     known = KnownHashes(database, config.policy.block_lists, config.policy.near_distance)
@@ -94,6 +96,16 @@ async def built(config: Config, *, gate: Sequence[pyrage.x25519.Identity] = ()) 
         await lookout.close()
         await pictrs.close()
         database.close()
+
+
+async def make_folder(made: Parts) -> None:
+    """For whoever is going to seal cases: the folder is there and can be written.
+
+    Raises:
+        ConfigError: it is not, or it is gone while there are cases that were sealed into it.
+    """
+    newest = await made.database.run(checking.newest_sealed)
+    await asyncio.to_thread(made.quarantine.make, is_new=newest is None)
 
 
 def _context(index: int, section: ClassifierSection) -> ssl.SSLContext | None:

@@ -21,7 +21,7 @@ from proxy.database.engine import HEAD
 from proxy.doctor import Level
 from tests import pictures
 from tests.gate import Gate
-from tests.kept import NOWHERE, held, still_gate
+from tests.kept import NOWHERE, held, keep, still_gate
 
 Doctor = Callable[..., tuple[int, dict[str, list[str]]]]
 
@@ -120,6 +120,36 @@ def test_a_single_recipient_and_a_key_that_others_can_read_are_warned_of(
     assert only(found, "gate's own key").startswith("warn:")
     assert only(found, "recipients").startswith("warn: there is one only")
     assert only(found, "identity").startswith("warn:") and f"chmod 600 {still.key}" in only(found, "identity")
+
+
+def test_sealed_files_that_are_away_and_a_key_of_the_gate_that_is_lost_are_missed_today(
+    still: Gate, examine: Doctor
+) -> None:
+    kept, cut, lost = (held(still, pictures.png((8, 8), seed=seed)) for seed in (1, 2, 3))
+    key = still.folder / "gate.key"
+    recipients = [still.recipient, write_new_identity(key)]
+    with still.database() as database:
+        sealed = {"gate_reads": True, "sealed_to": "both"}
+        waiting = keep(database, still.folder / "cases", recipients, pictures.png((8, 8), seed=4), **sealed)
+    _, found = examine(still)
+    assert only(found, "sealed files").startswith("ok:")
+    assert only(found, "cases for the gate").startswith(f"ok: opens {waiting}")
+
+    (still.folder / "cases" / f"{lost}.age").unlink()
+    with (still.folder / "cases" / f"{cut}.age").open("r+b") as file:
+        file.truncate(100)
+    key.unlink()
+    (still.folder / "ledger.key").write_text("x")
+    (still.folder / "ledger.key").chmod(0o644)
+    _, found = examine(still)
+    said = only(found, "sealed files")
+    assert said.startswith("fail: 1 are missing, 1 have another size")
+    assert lost in said and cut in said and kept not in said
+    assert only(found, "cases for the gate").startswith(f"fail: {key} is away, and 1 cases wait")
+    assert only(found, "ledger's key").startswith("warn:")
+
+    write_new_identity(key)
+    assert "put back the key that it had" in only(examine(still)[1], "cases for the gate")
 
 
 def test_a_lost_key_is_missed_today(still: Gate, examine: Doctor) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import socket
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
 
+from proxy.cases.clearances import Clearances
+from proxy.cases.life import CaseState
+from proxy.channels.looks import Seen
+from proxy.internal.hook import ValidationHook
+from proxy.internal.server import HookAnswer
+from proxy.policy import Decision, Earlier, Verdict
+from proxy.server.fetches import HookWatch
 from tests import pictrs, pictures
 from tests.client import form, get, send, upload
 from tests.fake import Asked, Fake, Reply
 from tests.gate import Classifier, Gate, scripted
+from tests.kept import held, still_gate
 from tests.processes import free_port
 
 SIGNALS = {"sexual": 0.9, "minor": 0.8}
@@ -223,3 +234,71 @@ def test_where_it_cannot_be_taken_back_one_answer_is_sent_and_no_more_is_fetched
     assert second.startswith(b"HTTP/1.1 403 ") and second.count(b"HTTP/1.1 ") == 1
     gate.stop()
     upstream.close()
+
+
+class Seeing:
+    """A judge that holds everything, and has seen a picture of this perceptual hash."""
+
+    def __init__(self, pdq: str, earlier: Earlier | None = None) -> None:
+        self.pdq, self.earlier = pdq, earlier
+
+    async def judge(self, *_: object, **__: object) -> tuple[Any, Decision]:
+        seen = Seen({}, [], "scripted", "png", 320, 200, pdq=self.pdq, pdq_quality=100)
+        return seen, Decision(Verdict.HOLD, "rule: scripted", "scripted", self.earlier)
+
+
+RELEASED = "ab" * 32  # the perceptual hash of whatever `held` makes a case of
+
+
+def _off(bits: int) -> str:
+    """A perceptual hash that differs by so many bits from that."""
+    return f"{int(RELEASED, 16) ^ ((1 << bits) - 1):064x}"
+
+
+@pytest.mark.parametrize(
+    ("state", "seen", "is_kept"),
+    [
+        ("released", Seeing(_off(2)), True),  # as pict-rs rewrites it
+        ("released", Seeing(_off(9)), False),  # a look-alike, while the released one is uploaded again
+        ("released", Seeing(_off(2), Earlier("sha256", Verdict.HOLD, list="suspected")), False),
+        ("released", Seeing(_off(2), Earlier("pdq", Verdict.BLOCK, case="another")), False),
+        ("releasing", Seeing(_off(31)), True),
+        ("releasing", Seeing(_off(32)), False),
+        ("releasing", Seeing(_off(31), Earlier("sha256", Verdict.HOLD, list="suspected")), False),
+    ],
+)
+def test_what_looks_like_a_released_picture_passes_only_while_that_is_released(
+    tmp_path: Path, state: str, seen: Seeing, is_kept: bool
+) -> None:
+    gate = still_gate(tmp_path)
+    content, decided = pictures.png(seed=1640), {"decided_by": "ann", "decided_at": datetime.now(UTC)}
+    held(gate, content, state=CaseState(state), **decided)
+    kept, clearances = _Kept(), Clearances()
+    with gate.database() as database:
+        judge: Any = seen
+        hook = ValidationHook(
+            judge=judge,
+            keeper=cast(Any, kept),
+            clearances=clearances,
+            watch=HookWatch(),
+            database=database,
+            verdict_s=1.0,
+        )
+        uploaded = [hashlib.sha256(content).hexdigest()] if state == "released" else []
+        with clearances.of(uploaded, []):
+            wanted = HookAnswer.KEEP if is_kept else HookAnswer.REFUSE
+            assert asyncio.run(hook.validate(pictures.png(seed=1641))) is wanted
+            assert bool(kept.count) != is_kept
+            # What waits for a human is nobody's rewriting, however alike.
+            held(gate, pictures.png(seed=1642))
+            seen.pdq, seen.earlier = _off(2 if state == "released" else 31), None
+            assert asyncio.run(hook.validate(pictures.png(seed=1642))) is HookAnswer.REFUSE
+
+
+class _Kept:
+    """A keeper that only counts."""
+
+    count = 0
+
+    async def keep(self, *_: object) -> None:
+        self.count += 1

@@ -17,7 +17,8 @@ from proxy.cases.keeping import adopt_orphans, note_sizes
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.quota import Limits, Quota, free_bytes
 from proxy.cases.sealing import Sealer, write_new_identity
-from proxy.database import Case, CaseState, Database, cases, room
+from proxy.channels.looks import Seen
+from proxy.database import Case, CaseState, Database, cases, ledger, room
 from proxy.errors import NoRoom, SealingError
 from proxy.intake.uploads import upload_of
 from proxy.metrics import Metrics
@@ -115,6 +116,30 @@ async def test_what_is_being_written_has_its_room_and_what_was_written_keeps_it(
     await quota.count()  # and is not counted twice once it is a case
     with quota.place(3 * MB, None):
         pass
+
+
+async def test_a_hit_without_room_stands_in_the_ledger_at_least(database: Database, tmp_path: Path) -> None:
+    metrics, content = Metrics(), pictures.png((8, 8))
+    quota = Quota(database, tmp_path, Limits(quota=1, of_uploader=1, keep_free=0), metrics)
+    quarantine = Quarantine(
+        tmp_path / "cases", Sealer([write_new_identity(tmp_path / "key")]), lambda _: None
+    )
+    keeper = keeping.Keeper(database, quarantine, quota, metrics, lambda _: None)
+    upload = upload_of(content, sha256(content), file_name="", declared_type=None)
+    look = Seen({"minor": 0.9}, [], "own 1", "png", 8, 8)
+    origin = keeping.Origin("POST /image", [], {})
+    with pytest.raises(NoRoom):
+        await keeper.keep(upload, Decision(Verdict.HOLD, "a rule"), look, origin, None)
+    keeper.close()
+    (told,) = ledger.entries(database)
+    assert (told.act, told.case_id) == ("refused: no room", None)
+    assert told.facts == {
+        "sha256": sha256(content),
+        "verdict": "hold",
+        "reason": "a rule",
+        "signals": {"minor": 0.9},
+        "route": "POST /image",
+    }
 
 
 async def test_what_pict_rs_has_already_finds_room_when_uploads_do_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from proxy.cases.keeping import adopt_orphans
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.retention import Retention
 from proxy.cases.sealing import Sealer, write_new_identity
-from proxy.database import Case, CaseState, Database, cases, ledger, retention
+from proxy.database import Case, CaseState, Database, cases, ledger, notes, retention
 from proxy.database.retention import Periods
 from proxy.errors import CaseError
 from tests.client import get, metric
@@ -68,6 +69,9 @@ class Place:
         """Runs it; which bytes were deleted."""
         made = Retention(self.database, self.quarantine, periods, self._fault)
         return asyncio.run(made.run(on_behalf_of="ann")).deleted
+
+    def is_there(self, name: str) -> bool:
+        return name in self.quarantine.names()
 
     def has_bytes(self, case_id: str) -> bool:
         return (self.folder / f"{case_id}.age").exists()
@@ -181,6 +185,21 @@ def test_bytes_that_come_back_from_a_backup_are_deleted_again(place: Place) -> N
     path.write_bytes(sealed)
     assert adopt_orphans(place.database, place.quarantine, older_than_s=-1) == []
     assert place.run() == [case_id] and not path.exists()
+
+
+def test_bytes_that_come_back_are_told_and_can_be_kept(place: Place) -> None:
+    case_id = place.case(CaseState.CONFIRMED)
+    backup = place.quarantine.path(f"{case_id}.age").read_bytes()
+    assert place.run() == [case_id]
+    hold = functools.partial(notes.held_legally, place.database, case_id, place.is_there)
+    with pytest.raises(CaseError, match="no bytes left"):
+        hold(by="ann", reason="a court asks")
+    place.quarantine.path(f"{case_id}.age").write_bytes(backup)
+    rows = Retention(place.database, place.quarantine, WEEK_AND_YEAR, lambda _: None)
+    (left,) = asyncio.run(rows.left())
+    assert (left.case, left.size, left.on_hold) == (case_id, len(backup), False)
+    hold(by="ann", reason="a court asks")
+    assert place.run() == [] and place.has_bytes(case_id)
 
 
 def test_what_a_rotation_that_was_cut_off_has_left_goes_too(place: Place) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -30,10 +32,11 @@ from proxy.known_hashes import KnownHashes
 from proxy.ledger.signing import signer
 from proxy.look_alikes import LookAlikes
 from proxy.policy import Verdict
+from tests import pictures
 from tests.client import get
 from tests.fake import Fake, json_reply
 from tests.gate import Gate
-from tests.kept import still_gate
+from tests.kept import held, still_gate
 from tests.processes import Program, answers
 
 NewGate = Callable[..., Gate]
@@ -74,12 +77,39 @@ def test_what_a_command_writes_is_for_its_user_only(new_gate: NewGate) -> None:
     gate = new_gate(start=False)
     before = os.umask(0)
     try:
-        gate.review("list", env={"GATE__CASES__FOLDER": "made/as/needed"})
+        with socket.create_server(("127.0.0.1", 0)) as taken:  # where it ends after it has made the folder
+            address = "{}:{}".format(*taken.getsockname())
+            refused(gate, {"GATE__CASES__FOLDER": "made/as/needed", "GATE__SERVER__LISTEN": address})
         gate.run("keys", "new", "--output", "other.key")
     finally:
         os.umask(before)
     for name in ("gate.db", "other.key", "made", "made/as", "made/as/needed"):
         assert stat.S_IMODE((gate.folder / name).stat().st_mode) & 0o077 == 0, name
+
+
+def test_a_folder_that_is_gone_is_not_replaced_by_an_empty_one(new_gate: NewGate, hit: bytes) -> None:
+    gate = new_gate()
+    folder = gate.folder / "cases"
+    assert gate.upload(hit).status == 201
+    folder.rename(gate.folder / "unmounted")
+    assert gate.upload(hit).status == 503
+    gate.run("queue", "--config", str(gate.config))
+    assert gate.upload(hit).status == 503
+    gate.stop()
+    assert f"cases.folder: {folder}: is gone" in refused(gate)
+    assert not folder.exists()
+
+
+def test_what_only_reads_needs_no_room_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = still_gate(tmp_path)
+    held(gate, pictures.png(seed=4_712))
+
+    def is_full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("proxy.cases.quarantine.tempfile.TemporaryFile", is_full)
+    for words in (["review", "list"], ["queue"], ["retention", "run", "--dry-run"], ["retention", "run"]):
+        assert main([*words, "--config", str(gate.config)]) == 0
 
 
 def test_commands_that_start_at_once_do_not_meet_in_the_folder(tmp_path: Path) -> None:

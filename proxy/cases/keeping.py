@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import secrets
 import threading
@@ -24,7 +25,7 @@ from proxy.cases.quarantine import Quarantine
 from proxy.cases.quota import Quota
 from proxy.cases.sealing import FORMAT
 from proxy.channels.looks import Look, Seen
-from proxy.database import Case, CaseState, Database, Promise, cases, room
+from proxy.database import Case, CaseState, Database, Promise, cases, ledger, room
 from proxy.database.evidence import SEALED
 from proxy.errors import NoRoom, SealingError
 from proxy.faults import FaultPoint
@@ -32,6 +33,8 @@ from proxy.intake.uploads import Upload
 from proxy.media import Format, Size
 from proxy.metrics import Metrics
 from proxy.policy import Decision, Verdict
+
+log = logging.getLogger(__name__)
 
 # Sorts by time, can be read aloud, and is no secret.
 _CASE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
@@ -131,12 +134,24 @@ class Keeper:
         try:
             async with asyncio.timeout(_KEPT_S):
                 promise = await self._in_room(case, upload, work)
+        except NoRoom:
+            await self._note_refused(facts)
+            raise
         except TimeoutError:
             too_late.set()
             self._metrics.sealing_failures.inc()
             raise SealingError(f"case {case.id} could not be kept within {_KEPT_S:.0f} s") from None
         self._fault("case-recorded")
         return promise
+
+    async def _note_refused(self, facts: Mapping[str, Any]) -> None:
+        """Of what was a hit there is nothing else to be seen later."""
+        names = ("sha256", "verdict", "reason", "signals", "route")
+        noted = {name: facts[name] for name in names}
+        try:
+            await self._database.run(ledger.record, "refused: no room", actor="gate", facts=noted)
+        except SQLAlchemyError as error:  # a full disk may be the database's too
+            log.error("an upload without room could not be noted: %s", type(error).__name__)
 
     async def keep_stored(
         self,

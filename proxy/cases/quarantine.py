@@ -30,20 +30,52 @@ class Quarantine:
     """Writes sealed cases into one folder of the gate's own."""
 
     def __init__(
-        self, folder: Path, sealer: Sealer, fault: FaultPoint, *, with_gate: Sealer | None = None
+        self,
+        folder: Path,
+        sealer: Sealer,
+        fault: FaultPoint,
+        *,
+        with_gate: Sealer | None = None,
+        make: bool = True,
     ) -> None:
-        """Makes the folder where it is missing, and takes it from others where they could look into it.
+        """Takes the folder from others where they could look into it.
 
         Args:
             sealer: to the reviewers alone.
             with_gate: also to the gate's own key, for what it has to look at later.
+            make: see `make`, which is left to the caller where not. Whoever only reads writes nothing: he
+                can read where the disk is full, and puts no empty folder into the place of one that is gone.
 
         Raises:
-            ConfigError: it cannot be made or written.
+            ConfigError: of `make`; or it cannot be looked at.
         """
         self._folder, self._sealer, self._fault = folder, sealer, fault
         self._with_gate = with_gate
+        if make:
+            self.make(is_new=True)
+            return
         try:
+            with suppress(FileNotFoundError):
+                _keep_private(folder)
+        except OSError as error:
+            raise ConfigError(f"cases.folder: {folder}: {error.strerror}") from None
+
+    def make(self, *, is_new: bool) -> None:
+        """Sees that cases can be written: makes the folder where it is missing and nothing can be in it yet.
+
+        Args:
+            is_new: whether there is no case whose file should be there.
+
+        Raises:
+            ConfigError: it cannot be made or written; or it is gone, and cases with it.
+        """
+        folder = self._folder
+        try:
+            if not is_new and not folder.exists():
+                raise ConfigError(
+                    f"cases.folder: {folder}: is gone, and there are cases that were sealed into it; mount "
+                    "it, or restore it from a copy"
+                )
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _keep_private(folder)
             # Without a name of its own that another command, probing at the same moment, would meet.

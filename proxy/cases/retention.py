@@ -47,8 +47,17 @@ class Retention:
         self._database, self._quarantine, self._periods, self._fault = database, quarantine, periods, fault
 
     async def due(self) -> list[Due]:
-        """What a run would do now; it does nothing."""
+        """Cases that a run would let expire now; it does nothing."""
         return await self._database.run(retention.due, self._periods)
+
+    async def left(self) -> list[Due]:
+        """Expired cases whose bytes a run would delete now: they came back, or a run was cut off."""
+
+        def work(database: Database) -> list[Due]:
+            sizes = {name: self._quarantine.size(name) for name in self._quarantine.names()}
+            return retention.to_delete(database, sizes)
+
+        return await self._database.run(work)
 
     async def run(self, *, on_behalf_of: str | None) -> Run:
         """Expires what is due and deletes its bytes. What cannot be deleted is left for the next run.
@@ -71,8 +80,7 @@ class Retention:
                 continue
             done.expired.append(one)
             self._fault("expired")
-        present = await asyncio.to_thread(self._quarantine.names)
-        for case_id in await self._database.run(retention.to_delete, present):
+        for case_id in [one.case for one in await self.left()]:
             try:
                 is_gone = await self._database.run(
                     retention.delete_bytes, case_id, self._delete, on_behalf_of=on_behalf_of

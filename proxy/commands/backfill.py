@@ -355,6 +355,7 @@ async def _holding(made: Parts, means: Means, run: BackfillRun, action: str) -> 
         return
     if made.config.pictrs.api_key is None:
         raise ConfigError("--action hold: needs pictrs.api_key")
+    await parts.make_folder(made)
     quota = Quota(made.database, made.config.cases.folder, parts.limits_of(made.config), made.metrics)
     await quota.count()
     watching = asyncio.create_task(quota.watch())  # what gates seal meanwhile takes room too

@@ -91,6 +91,7 @@ def _of_keys_and_folder(config: Config, identity: Path | None) -> list[Finding]:
         if path is not None:
             found += doctor.check_identity(path, config.cases.recipients, is_on_server=is_on_server)
     found += doctor.check_gate_key(config.cases.gate_identity_file)
+    found += doctor.check_ledger_key(config.ledger.key_file)
     return found + doctor.check_folder(config.cases.folder)
 
 
@@ -105,6 +106,8 @@ def _of_database(config: Config, identity: Path | None) -> list[Finding]:
         gate = None
     with database_of(config) as database:
         found.append(doctor.check_ledger(database))
+        found.append(doctor.check_sealed_files(database, config.cases.folder))
+        found += doctor.check_gate_reads(database, config.cases.folder, config.cases.gate_identity_file)
         found.append(doctor.check_sealing(database, config.cases.recipients, gate))
         if (key := identity or config.cases.identity_file) is not None:
             newest = checking.newest_sealed(database)

@@ -32,7 +32,7 @@ async def _run(options: argparse.Namespace) -> int:
     async with parts.built(config) as made:
         retention = Retention(made.database, made.quarantine, parts.periods_of(config), made.fault)
         if options.dry_run:
-            _show_due(await retention.due(), as_json=options.json)
+            _show_due(await retention.due() + await retention.left(), as_json=options.json)
             return 0
         done = await retention.run(on_behalf_of=options.reviewer)
     if options.json:

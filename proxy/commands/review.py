@@ -184,13 +184,19 @@ async def _report(options: argparse.Namespace) -> int:
 
 
 async def _hold(options: argparse.Namespace) -> int:
-    change = notes.hold_lifted if options.off else notes.held_legally
     done = "the legal hold is off" if options.off else "is under legal hold"
     async with parts.built(load(options.config)) as made:
 
         async def one(case_id: str) -> str:
-            await made.database.run(change, case_id, by=options.reviewer, reason=options.reason)
+            facts = {"by": options.reviewer, "reason": options.reason}
+            if options.off:
+                await made.database.run(notes.hold_lifted, case_id, **facts)
+            else:
+                await made.database.run(notes.held_legally, case_id, is_there, **facts)
             return done
+
+        def is_there(name: str) -> bool:
+            return name in made.quarantine.names()
 
         what = "take the legal hold off" if options.off else "put a legal hold on"
         usual = set(CaseState) if options.off else set(CaseState) - {CaseState.EXPIRED}

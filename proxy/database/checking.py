@@ -29,3 +29,21 @@ def newest_sealed(database: Database) -> Case | None:
     )
     with database.reading() as session:
         return session.scalars(query.limit(1)).first()
+
+
+def newest_for_gate(database: Database) -> Case | None:
+    """The newest case that the gate has still to open; not one found after a crash."""
+    query = (
+        select(Case)
+        .where(Case.state != CaseState.EXPIRED, Case.gate_reads, Case.sealed_to.is_not(None))
+        .order_by(Case.created_at.desc(), Case.id.desc())
+    )
+    with database.reading() as session:
+        return session.scalars(query.limit(1)).first()
+
+
+def sealed(database: Database) -> list[tuple[str, str, int | None]]:
+    """Id, file and size of each case whose bytes should be there; None where nobody has counted them."""
+    query = select(Case.id, Case.file, Case.sealed_size).where(Case.state != CaseState.EXPIRED)
+    with database.reading() as session:
+        return [(row.id, row.file, row.sealed_size) for row in session.execute(query)]

@@ -6,6 +6,7 @@ Each is written together with its entry in the ledger, or not at all.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,15 +41,21 @@ def reported(database: Database, case_id: str, *, by: str, reference: str) -> Ca
     return case
 
 
-def held_legally(database: Database, case_id: str, *, by: str, reason: str) -> Case:
+def held_legally(
+    database: Database, case_id: str, is_there: Callable[[str], bool], *, by: str, reason: str
+) -> Case:
     """Puts a legal hold on a case: it does not expire, whatever its period says.
+
+    Args:
+        is_there: whether the sealed file of that name is there; what has expired may be back from a copy.
 
     Raises:
         CaseError: there is no such case, it has one already, or its bytes are gone.
     """
     with database.writing() as session:
         case = _get(session, case_id)
-        if case.state is CaseState.EXPIRED:
+        session.refresh(case, with_for_update=True)  # nobody deletes it meanwhile
+        if case.state is CaseState.EXPIRED and not is_there(case.file):
             raise CaseError(f"{case_id}: has expired; there are no bytes left to hold")
         if case.hold_at is not None:
             raise CaseError(f"{case_id}: is under legal hold already, by {case.hold_by}")

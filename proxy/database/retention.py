@@ -6,7 +6,7 @@ still there, which the next run deletes. The other way round evidence would be g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -44,10 +44,10 @@ class Periods:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A case whose period is over.
+    """A case whose period is over, or which has expired with its bytes still there.
 
     Attributes:
-        since: when the period began.
+        since: when the period began; of an expired case when it was noted as deleted, else decided.
         size: bytes of its sealed file, where they were counted.
         on_hold: whether a legal hold keeps it.
     """
@@ -103,15 +103,29 @@ def expire(database: Database, case_id: str, periods: Periods, *, on_behalf_of: 
         case.decided_at, case.decided_by = decided  # a human's decision stays his
 
 
-def to_delete(database: Database, present: Set[str]) -> list[str]:
-    """Ids of expired cases whose bytes are not noted as deleted, or whose file is there all the same.
+def to_delete(database: Database, present: Mapping[str, int | None]) -> list[Due]:
+    """Expired cases whose bytes are not noted as deleted, or whose file is there all the same.
 
     Args:
-        present: the names of the files in the quarantine.
+        present: the files in the quarantine by name, and how large each is.
     """
-    query = select(Case.id, Case.file, Case.expired_at).where(Case.state == CaseState.EXPIRED)
+    query = (
+        select(Case.id, Case.file, Case.expired_at, Case.decided_at, Case.created_at, Case.hold_at)
+        .where(Case.state == CaseState.EXPIRED)
+        .order_by(Case.id)
+    )
     with database.reading() as session:
-        return [row.id for row in session.execute(query) if row.expired_at is None or row.file in present]
+        return [
+            Due(
+                row.id,
+                CaseState.EXPIRED,
+                row.expired_at or row.decided_at or row.created_at,
+                present.get(row.file),
+                row.hold_at is not None,
+            )
+            for row in session.execute(query)
+            if row.expired_at is None or row.file in present
+        ]
 
 
 def delete_bytes(
