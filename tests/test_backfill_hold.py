@@ -229,7 +229,8 @@ def test_what_a_killed_run_has_left_in_pict_rs_the_gate_takes_away_itself(
         session.execute(update(Case).values(created_at=datetime.now(UTC) - timedelta(minutes=2)))
     gate.start()
     assert gate.program is not None
-    gate.program.wait_until(lambda: shown(store.url, "left.png") is None)
+    gate.program.wait_until(lambda: gate.ledger()[-1].act == "taken from pict-rs")
+    assert shown(store.url, "left.png") is None
     acts = [entry.act for entry in gate.ledger() if entry.case_id == gate.cases()[0]["id"]]
     assert acts == ["pending", "taken from pict-rs"]
 
