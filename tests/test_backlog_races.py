@@ -14,7 +14,17 @@ from proxy.cases.deferred import Opener, Resealer
 from proxy.cases.life import RELEASE_S, CaseState
 from proxy.cases.quarantine import Quarantine
 from proxy.cases.sealing import Sealer, open_sealed, read_identities, write_new_identity
-from proxy.database import Case, Database, Promise, backlog, cases, decisions, memory, promising
+from proxy.database import (
+    Case,
+    Database,
+    Promise,
+    backlog,
+    cases,
+    decisions,
+    ledger,
+    memory,
+    promising,
+)
 from proxy.errors import CaseError, StoredMeanwhile
 from proxy.intake.budget import Budget
 from tests import pictures
@@ -192,8 +202,12 @@ async def test_a_commit_that_fails_after_the_file_was_replaced_is_made_good(
         assert found is not None
         return found
 
-    def fails(*_: Any, **__: Any) -> None:
-        raise OSError("no space")
+    append = ledger.append
+
+    def fails(session: Any, act: str, **more: Any) -> Any:
+        if act == "resealed":
+            raise OSError("no space")
+        return append(session, act, **more)
 
     first = item()
     with monkeypatch.context() as broken:

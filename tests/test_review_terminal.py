@@ -243,6 +243,7 @@ def test_a_legal_hold_has_a_reason_and_a_person_and_is_lifted_by_one(gate: Gate,
         "held for": "court 12",
     }
     gone = held(gate, pictures.png(seed=10), state=CaseState.EXPIRED)
+    (gate.folder / "cases" / f"{gone}.age").unlink()
     assert "no bytes left" in review("hold-legal", gone, "--reason", "late").err
 
 

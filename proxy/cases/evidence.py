@@ -69,10 +69,12 @@ def check_files(database: Database, folder: Path) -> Files:
         return found
     # What was sealed anew, or has expired, while this was reading is looked at once more.
     now = {one.case: one for one in evidence.sealed(database)}
-    for cases in (found.missing, found.other):
-        for case in list(cases):
-            if case not in now or _holds(folder, now[case]):
-                cases.remove(case)
+
+    def is_broken(case: str) -> bool:
+        return case in now and not _holds(folder, now[case])
+
+    found.missing = [case for case in found.missing if is_broken(case)]
+    found.other = [case for case in found.other if is_broken(case)]
     return found
 
 
