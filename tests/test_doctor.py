@@ -122,7 +122,7 @@ def test_a_single_recipient_and_a_key_that_others_can_read_are_warned_of(
     assert only(found, "identity").startswith("warn:") and f"chmod 600 {still.key}" in only(found, "identity")
 
 
-def test_sealed_files_that_are_away_and_a_key_of_the_gate_that_is_lost_are_missed_today(
+def test_sealed_files_that_are_away_and_a_key_of_the_gate_that_is_lost_are_named(
     still: Gate, examine: Doctor
 ) -> None:
     kept, cut, lost = (held(still, pictures.png((8, 8), seed=seed)) for seed in (1, 2, 3))
