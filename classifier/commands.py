@@ -17,6 +17,7 @@ from pathlib import Path
 
 from classifier import app
 from classifier.connect import Dialling
+from classifier.decoding import Limits
 from classifier.engine import Result
 from classifier.ensembles import shipped
 from classifier.ensembles.explaining import explain, overview
@@ -27,6 +28,7 @@ from classifier.service import Bounds
 log = logging.getLogger(__name__)
 
 _MEGABYTE = 1024 * 1024
+_MOST_FRAMES = 256  # some are in memory twice, at 3 MB each, while a film is decoded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,7 +158,14 @@ def _row(file: Checked) -> list[str]:
 
 
 def _settings(options: argparse.Namespace) -> app.Settings:
-    return app.Settings(options.ensemble, options.workers, options.device, options.batch, options.max_wait_ms)
+    return app.Settings(
+        options.ensemble,
+        options.workers,
+        options.device,
+        options.batch,
+        options.max_wait_ms,
+        Limits(frames=options.frames),
+    )
 
 
 def _bounds(options: argparse.Namespace) -> Bounds:
@@ -218,6 +227,13 @@ def _positive(word: str) -> int:
     return number
 
 
+def _frames(word: str) -> int:
+    number = int(word)
+    if not 2 <= number <= _MOST_FRAMES:
+        raise argparse.ArgumentTypeError(f"has to be 2 to {_MOST_FRAMES}")
+    return number
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -239,6 +255,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     looking.add_argument(
         "--workers", type=_positive, default=os.cpu_count() or 1, help="processes that decode"
+    )
+    looking.add_argument(
+        "--frames",
+        type=_frames,
+        default=Limits().frames,
+        help="most frames that are scored of an animation or a video (default: %(default)s)",
     )
     looking.add_argument(
         "--device",

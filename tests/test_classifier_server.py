@@ -189,6 +189,14 @@ def test_score_prints_a_table_and_json(tmp_path: Path) -> None:
     assert [entry["signals"]["faces"] for entry in entries] == [1, 0]
 
 
+def test_as_many_frames_are_scored_as_the_operator_says(tmp_path: Path) -> None:
+    (tmp_path / "long.gif").write_bytes(pictures.animation(frames=12))
+    (told,) = json.loads(run("score", "--json", "--frames", "4", tmp_path / "long.gif").stdout)
+    assert (told["media"]["frames"], told["media"]["frames_scored"]) == (12, 4)
+    refused = run("score", "--frames", "1", tmp_path / "long.gif")
+    assert refused.returncode == 2 and "has to be 2 to 256" in refused.stderr
+
+
 def test_score_of_what_is_no_picture_says_so_and_fails(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     result = run("score", tmp_path / "text")
