@@ -143,6 +143,19 @@ def test_without_a_classifier_it_stops_and_later_goes_on_where_it_was(
     assert json.loads(run(gate, "--json").stdout)["run"] == run_id + 1
 
 
+def test_it_goes_on_by_the_same_words_at_another_rate_and_with_nothing_else(
+    gate: Gate, looking: Classifier
+) -> None:
+    gate.config.write_text(gate.config.read_text().replace(looking.url, "http://127.0.0.1:9"))
+    words = ("--json", "--since", "30d", "--kind", "image")
+    assert run(gate, *words, "--rate", "900", check=False).returncode == 1
+    other = run(gate, "--since", "20d", "--kind", "video", "--rate", "800", check=False)
+    assert other.returncode == 1 and "has other options (--since, --kind)" in other.stderr
+    gate.config.write_text(gate.config.read_text().replace("http://127.0.0.1:9", looking.url))
+    report = json.loads(run(gate, *words, "--rate", "800").stdout)
+    assert (report["run"], report["looked_at"], report["options"]["rate"]) == (1, 4, 800)
+
+
 def test_killed_in_the_middle_it_goes_on_and_reports_everything_once(
     new_gate: NewGate, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from proxy.backfill import run as running
 from proxy.backfill.looking import Result
-from proxy.backfill.options import Options, a_moment, a_share, hours, quiet_for
+from proxy.backfill.options import Options, a_share, hours, quiet_for
 from proxy.backfill.pace import Pace
 from proxy.backfill.run import Work, pages_of
 from proxy.backfill.sources import Entry, Page
@@ -26,6 +26,7 @@ from proxy.database import backfill as runs
 from proxy.database.backfill import Looked
 from proxy.media import Kind, recognise
 from proxy.metrics import Metrics
+from proxy.moments import a_moment
 from tests.backfill import PNG, Eye, Store, content, entry, gone_over, in_no_time, means
 
 

@@ -6,10 +6,13 @@ import csv
 import io
 import json
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -25,6 +28,7 @@ from tests import pictrs, pictures
 from tests.client import upload
 from tests.conftest import SIGNALS
 from tests.gate import Classifier, Gate, scripted
+from tests.looker import sha256
 from tests.processes import Program
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -108,7 +112,7 @@ def store(tmp_path: Path) -> pictrs.Pictrs:
 def test_a_watch_looks_at_what_has_come_since_the_run_and_says_what_it_finds(
     new_gate: Callable[..., Gate], store: pictrs.Pictrs, tmp_path: Path
 ) -> None:
-    planted = [pictures.png((60, 40), seed=4000 + number) for number in range(3)]
+    planted = [pictures.png((60, 40), seed=4000 + number) for number in range(4)]
     recipe = scripted(tmp_path / "looking", dict.fromkeys(planted, SIGNALS))
     looking = Classifier(tmp_path / "looking", ensemble=recipe)
     gate = new_gate(pictrs_url=store.url, api_key=store.api_key, classifier_url=looking.url, start=False)
@@ -138,8 +142,46 @@ def test_a_watch_looks_at_what_has_come_since_the_run_and_says_what_it_finds(
     unknown = gate.run("backfill", "report", "77", *here, check=False)
     assert unknown.returncode == 1 and "no run 77" in unknown.stderr
     assert gate.cases() == []
+
+    last = upload(store.url, planted[3]).json()["files"][0]["file"]
+    told = tmp_path / "events"
+    with told.open("w") as into:  # its standard output alone
+        watch = subprocess.Popen([*command, "--json", "--rate", "50"], stdout=into)
+    try:
+        events = until_told(told, lambda event: "hit" in event)
+    finally:
+        watch.send_signal(signal.SIGTERM)
+        assert watch.wait(20) == 0
+    assert "watching" in events[0]["message"]
+    (found,) = [event for event in events if "hit" in event]
+    hit = found["hit"]
+    assert found["run"] == 2 and hit["aliases"] == [last] and hit["signals"] == SIGNALS
+    assert (hit["sha256"], hit["verdict"], hit["case"]) == (sha256(planted[3]), "hold", None)
     looking.stop()
     store.stop()
+
+
+def until_told(told: Path, wanted: Callable[[Any], bool]) -> list[Any]:
+    """The JSON lines of a file, once there is a wanted one among them."""
+    for _ in range(600):
+        events = [json.loads(line) for line in told.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        if any(wanted(event) for event in events):
+            return events
+        time.sleep(0.05)
+    raise AssertionError(told.read_text())
+
+
+def test_a_watch_that_begins_before_pict_rs_does_waits_for_it(
+    new_gate: Callable[..., Gate], store: pictrs.Pictrs, tmp_path: Path
+) -> None:
+    looking = Classifier(tmp_path / "looking", ensemble=scripted(tmp_path / "looking", {}))
+    gate = new_gate(pictrs_url="http://127.0.0.1:9", classifier_url=looking.url, start=False)
+    command = [Path(sys.executable).parent / "pictrs-gate", "backfill", "watch", "--every", "1s"]
+    program = Program([*command, "--config", str(gate.config)], tmp_path / "watch.log")
+    program.wait_until(lambda: program.output().count("trying again in 1 s") > 1)
+    program.process.send_signal(signal.SIGINT)
+    assert program.process.wait(20) == 0
+    looking.stop()
 
 
 POLICY = Policy([Rule("<b>rule", Verdict.HOLD, {"sexual": 0.5})], Verdict.DEFER, Verdict.HOLD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any, Self
 
 from proxy.backfill.sources import Entry
@@ -95,19 +95,6 @@ class Options:
             return True
         names = [entry.place] if entry.sha256 is None else entry.aliases
         return any(name.startswith(prefix) for name in names)
-
-
-def a_moment(word: str) -> datetime:
-    """`2026-11-01`, `2026-11-01T12:00`, `30d` or `12h` (ago), in UTC where no zone is said.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if match := re.fullmatch(r"(\d{1,5})([dh])", word):
-        unit = timedelta(days=1) if match[2] == "d" else timedelta(hours=1)
-        return datetime.now(UTC).replace(microsecond=0) - int(match[1]) * unit
-    moment = datetime.fromisoformat(word)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def a_share(word: str) -> float:

@@ -12,17 +12,28 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from proxy.database import BackfillRun
+from proxy.backfill import report
+from proxy.database import BackfillHit, BackfillRun
 
 _EVERY_S = 5.0  # a plain line, at most
 _LOOKING_BACK_S = 30.0
 
 
 class Display:
-    """Told after every batch. `say` is for everything else that happens."""
+    """Told after every batch. `found` is for hits, `say` for everything else that happens."""
 
-    def __init__(self, show: Callable[[dict[str, Any]], None], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        show: Callable[[dict[str, Any]], None],
+        say: Callable[[str], None],
+        found: Callable[[BackfillHit], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            found: else hits are said in words.
+        """
         self._show, self.say = show, say
+        self.found = found or (lambda hit: say(report.hit_in_words(hit)))
         self._rates: list[tuple[float, int]] = []
 
     def update(self, run: BackfillRun, at_once: int) -> None:
@@ -66,7 +77,11 @@ def display(into: TextIO, *, as_json: bool) -> Iterator[Display]:
             into.write(json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **event}) + "\n")
             into.flush()
 
-        yield Display(write, lambda words: write({"message": words}))
+        yield Display(
+            write,
+            lambda words: write({"message": words}),
+            lambda hit: write({"run": hit.run_id, "hit": report.hit_as_json(hit)}),
+        )
     elif console.is_terminal:
         with _moving(console) as moving:
             yield moving

@@ -25,7 +25,7 @@ def write_json(
 ) -> None:
     """The report as one JSON object, written entry by entry: a run may have found any number."""
     into.write(json.dumps(_counts(run), indent=1).removesuffix("\n}"))
-    _write_list(into, "hits", map(_hit, hits))
+    _write_list(into, "hits", map(hit_as_json, hits))
     _write_list(into, "unreadable_files", map(_unreadable, unreadable))
     into.write("\n}\n")
 
@@ -55,7 +55,8 @@ def _write_list(into: TextIO, name: str, entries: Iterable[Mapping[str, Any]]) -
     into.write("\n ]")
 
 
-def _hit(hit: BackfillHit) -> dict[str, Any]:
+def hit_as_json(hit: BackfillHit) -> dict[str, Any]:
+    """What is known of a hit, for programs."""
     return {
         "aliases": hit.aliases,
         "sha256": hit.hex[:64],

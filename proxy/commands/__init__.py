@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from proxy.config import Config
 from proxy.database import Database
 from proxy.errors import CaseError
 
+T = TypeVar("T")
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -48,6 +49,18 @@ def shared() -> Shared:
     )
     made.keyed.add_argument("--identity", type=Path, metavar="FILE", help="the reviewer's private key")
     return made
+
+
+def argument(read: Callable[[str], T]) -> Callable[[str], T]:
+    """`read` for argparse, which would drop the words of its ValueError."""
+
+    def checked(word: str) -> T:
+        try:
+            return read(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{word!r}: {error}") from None
+
+    return checked
 
 
 @contextmanager

@@ -8,15 +8,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 from proxy.cases.life import CaseState
+from proxy.commands import argument
 from proxy.database import Database
 from proxy.database.listing import Filter, chosen, states_of
 from proxy.errors import CaseError
+from proxy.moments import a_moment
 
-_UNITS = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_AGO = re.compile(r"(\d{1,6})(min|h|d|w)")
 _SIGNAL = re.compile(r"([0-9A-Za-z_. -]{1,100})=(.+)")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -34,12 +33,12 @@ def filters() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--since",
-        type=moment,
+        type=argument(a_moment),
         metavar="WHEN",
         help="uploaded then or later: 2026-11-23, 2026-11-23T08:00, 3d",
     )
     group.add_argument(
-        "--until", type=moment, metavar="WHEN", help="uploaded before: as above, 3d is 3 days ago"
+        "--until", type=argument(a_moment), metavar="WHEN", help="uploaded before: as above, 3d is 3 days ago"
     )
     group.add_argument("--rule", metavar="NAME", help="held by this rule")
     group.add_argument(
@@ -124,23 +123,6 @@ def agreed(found: Sequence[tuple[str, CaseState | None]], what: str, options: ar
         raise CaseError(f"{said}: that needs a terminal to ask at, or --yes")
     print(f"{said}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def moment(text: str) -> datetime:
-    """A date, a moment (UTC unless it says otherwise), or how long ago."""
-    if ago := _AGO.fullmatch(text):
-        try:
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        except OverflowError:
-            raise argparse.ArgumentTypeError("is longer ago than there are dates") from None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: must be a date (2026-11-23), a moment (2026-11-23T08:00, UTC), or"
-            " how long ago (90min, 2h, 3d)"
-        ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def words(longest: int) -> Callable[[str], str]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from proxy.backfill.cluster import Reach, cluster, import_ray
 from proxy.backfill.options import Options, a_count
 from proxy.backfill.pace import Pace
 from proxy.backfill.viewing import Viewer
+from proxy.commands import argument
 from proxy.config import Config
 from proxy.errors import ConfigError
 from proxy.parts import Parts
@@ -42,12 +42,8 @@ class Engine:
     viewer: Viewer | None = None
 
 
-def add_engine(parser: argparse.ArgumentParser, of: Callable[[Callable[[str], Any]], Any]) -> None:
-    """Adds the options of `engine`. None of them is kept with a run, which may go on with another engine.
-
-    Args:
-        of: makes a reader of a word fit for argparse.
-    """
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `engine`. None of them is kept with a run, which may go on with another engine."""
     group = parser.add_argument_group("who looks; not kept with the run")
     group.add_argument(
         "--engine",
@@ -64,9 +60,11 @@ def add_engine(parser: argparse.ArgumentParser, of: Callable[[Callable[[str], An
     group.add_argument(
         "--ray-address", metavar="HOST:PORT", help="of a cluster; default: a Ray here that ends with it"
     )
-    group.add_argument("--ray-workers", type=of(a_count), metavar="N", help=f"default: {_WORKERS}")
-    group.add_argument("--ray-cpus", type=of(a_count), metavar="N", help=f"of each worker; default: {_CPUS}")
-    group.add_argument("--ray-gpus", type=of(_gpus), metavar="N", help="of each; default: none")
+    group.add_argument("--ray-workers", type=argument(a_count), metavar="N", help=f"default: {_WORKERS}")
+    group.add_argument(
+        "--ray-cpus", type=argument(a_count), metavar="N", help=f"of each worker; default: {_CPUS}"
+    )
+    group.add_argument("--ray-gpus", type=argument(_gpus), metavar="N", help="of each; default: none")
 
 
 def check_engine(options: argparse.Namespace, config: Config) -> None:

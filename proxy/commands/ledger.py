@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.cases.evidence import Files, check_files
-from proxy.commands import Commands, Shared, database_of
+from proxy.commands import Commands, Shared, argument, database_of
 from proxy.config import Config, load
 from proxy.database import Database, allows, ledger
 from proxy.errors import ConfigError
@@ -26,13 +26,13 @@ from proxy.ledger.checkpoints import read
 from proxy.ledger.signing import read_signer
 from proxy.ledger.statistics import QUANTILES, VERDICTS, Statistics, count
 from proxy.ledger.verifying import Report, verify
+from proxy.moments import a_moment
 from proxy.review.terminal import harmless
 
 _DOES_NOT_HOLD = 3  # exit status; 2 is argparse's
 T = TypeVar("T")
 
 _MOST_DAYS = 36_500
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 def add(commands: Commands, shared: Shared) -> None:
@@ -64,7 +64,9 @@ def add(commands: Commands, shared: Shared) -> None:
     check.set_defaults(run=_verify)
     show = group.add_parser("show", parents=base, help="entries in order; as JSON, one a line")
     show.add_argument("--case", metavar="ID", help="of this case only")
-    show.add_argument("--since", type=_moment, metavar="WHEN", help="2026-11-23, 2026-11-23T08:00, 7d, 12h")
+    show.add_argument(
+        "--since", type=argument(a_moment), metavar="WHEN", help="2026-11-23, 2026-11-23T08:00, 7d, 12h"
+    )
     show.add_argument("--limit", type=_natural, default=100, help="the newest of them; 0: all (%(default)s)")
     show.set_defaults(run=_show)
     stats = group.add_parser("stats", parents=base, help="verdicts by day, and how the signals lie")
@@ -233,16 +235,3 @@ def _natural(text: str) -> int:
     if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
         raise argparse.ArgumentTypeError("must be a number, 0 or more")
     return int(text)
-
-
-def _moment(text: str) -> datetime:
-    """A moment in UTC, or so long ago."""
-    if match := re.fullmatch(r"(\d{1,5})([mhd])", text, re.ASCII):
-        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            "must be a date, a time (ISO 8601, UTC unless it says otherwise), or 30m, 12h, 7d"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from proxy.commands import Commands, Shared, database_of
+from proxy.commands import Commands, Shared, argument, database_of
 from proxy.config import load
 from proxy.database import Lockdown, lockdowns
+from proxy.moments import a_span
 from proxy.review.terminal import harmless
-
-_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"(\d{1,6})\s*(s|m|min|h|d)")
 
 
 def add(commands: Commands, shared: Shared) -> None:
@@ -22,7 +19,7 @@ def add(commands: Commands, shared: Shared) -> None:
     on = lockdown.add_parser(
         "on", parents=[shared.configured, shared.reviewing], help="hold every upload, at once, on every gate"
     )
-    on.add_argument("--for", dest="duration", type=_duration, metavar="TIME", help="90s, 30m, 2h, 1d")
+    on.add_argument("--for", dest="duration", type=argument(a_span), metavar="TIME", help="90s, 30m, 2h, 1d")
     on.add_argument("--reason", type=_reason, help="stands in every case that is held meanwhile")
     on.set_defaults(run=_on)
     off = lockdown.add_parser(
@@ -75,14 +72,6 @@ def _in_words(lockdown: Lockdown) -> str:
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _duration(text: str) -> timedelta:
-    match = _DURATION.fullmatch(text.strip())
-    duration = timedelta(seconds=int(match[1]) * _UNITS[match[2]]) if match else timedelta()
-    if not timedelta() < duration <= timedelta(days=3650):
-        raise argparse.ArgumentTypeError("must be a time as 90s, 30m, 2h or 1d")
-    return duration
 
 
 def _reason(text: str) -> str:

@@ -82,9 +82,14 @@ def open_run(database: Database, *, kind: str = "run") -> BackfillRun | None:
 
 
 def begin(
-    database: Database, *, kind: str, options: Mapping[str, Any], newest: Mapping[str, Any] | None
+    database: Database,
+    *,
+    kind: str,
+    options: Mapping[str, Any],
+    newest: Mapping[str, Any] | None,
+    at: datetime | None = None,
 ) -> BackfillRun:
-    """A new run. Those that were open before are left."""
+    """A new run, of now or of `at`. Those that were open before are left."""
     with database.writing() as session:
         session.execute(
             update(BackfillRun)
@@ -93,12 +98,20 @@ def begin(
         )
         run = BackfillRun(
             kind=kind,
-            started_at=datetime.now(UTC),
+            started_at=at or datetime.now(UTC),
             source=options["source"],
             options=dict(options),
             newest=None if newest is None else dict(newest),
         )
         session.add(run)
+    return run
+
+
+def changed(database: Database, run_id: int, options: Mapping[str, Any]) -> BackfillRun:
+    """A run goes on, at another rate or in other hours."""
+    with database.writing() as session:
+        run = session.get_one(BackfillRun, run_id)
+        run.options = dict(options)
     return run
 
 
