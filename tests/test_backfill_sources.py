@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from proxy.backfill.options import Options
 from proxy.backfill.run import Work, pages_of
@@ -36,7 +33,7 @@ from tests import pictrs, pictures
 from tests.backfill import Eye, Store, means
 from tests.client import form, send, upload
 from tests.fake import Asked, Fake, Reply, json_reply
-from tests.processes import Program, free_port
+from tests.stores import s3_server, ssh_host
 
 HIT = pictures.png((90, 60), seed=761)  # a PNG without metadata, which pict-rs keeps as it is
 OTHERS = [
@@ -214,34 +211,15 @@ async def test_what_has_become_a_link_is_not_followed(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def s3(folder: Path) -> Iterator[BackfillSection]:
     """moto's server with the store in a bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = BackfillSection(
-        s3_endpoint=f"http://{host}:{port}",
-        s3_region="us-east-1",
-        s3_access_key="key",
-        s3_secret_key=SecretStr("secret"),
-    )
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
-    )
-    client.create_bucket(Bucket="pictures")
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink() and "gg" not in path.parts:
-            name = str(path.relative_to(folder))
-            client.put_object(Bucket="pictures", Key=f"store/{name}", Body=path.read_bytes())
-    for number in range(150):
-        client.put_object(Bucket="pictures", Key=f"many/{number:03}.png", Body=b"x")
-    yield settings
-    server.stop()
+    with s3_server() as (settings, client):
+        client.create_bucket(Bucket="pictures")
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink() and "gg" not in path.parts:
+                name = str(path.relative_to(folder))
+                client.put_object(Bucket="pictures", Key=f"store/{name}", Body=path.read_bytes())
+        for number in range(150):
+            client.put_object(Bucket="pictures", Key=f"many/{number:03}.png", Body=b"x")
+        yield settings
 
 
 async def test_an_s3_store(database: Database, s3: BackfillSection, running: pictrs.Pictrs) -> None:
@@ -270,34 +248,9 @@ async def test_an_s3_store_is_listed_page_by_page(s3: BackfillSection) -> None:
 
 @pytest.fixture(scope="module")
 def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BackfillSection, int]]:
-    """Debian's OpenSSH on a loopback port, with keys of its own."""
-    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if sshd is None:
-        pytest.skip("no sshd (Debian: openssh-server)")
-    made = tmp_path_factory.mktemp("ssh")
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", made / name], check=True)
-    shutil.copy(made / "user.pub", made / "authorized")
-    port = free_port()
-    public = (made / "host.pub").read_text().split()[:2]
-    (made / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(public)}\n")
-    (made / "config").write_text(
-        f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {made}/host\nPidFile {made}/pid\n"
-        f"AuthorizedKeysFile {made}/authorized\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin prohibit-password\n"
-        "PasswordAuthentication no\nSubsystem sftp internal-sftp -R\n"
-    )
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    program = Program([sshd, "-D", "-e", "-f", made / "config"], made / "log")
-
-    def is_there() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    program.wait_until(is_there)
-    yield BackfillSection(sftp_key_file=made / "user", sftp_known_hosts=made / "known_hosts"), port
-    program.stop()
+    """Debian's OpenSSH, which shows the same folder."""
+    with ssh_host(tmp_path_factory.mktemp("ssh")) as host:
+        yield host
 
 
 async def test_a_store_behind_ssh(
