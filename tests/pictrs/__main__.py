@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pillow_jxl  # noqa: F401 — teaches Pillow the format
 from aiohttp import web
 from PIL import Image, ImageFilter, ImageOps
 

@@ -8,21 +8,37 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/pictrs-gate"
 root="$cache/pict-rs-$version"
 
 "$(dirname "$0")/../../.ci/packages.sh" ffmpeg:ffmpeg exiftool:libimage-exiftool-perl \
-    /usr/bin/convert:imagemagick cc:build-essential
+    /usr/bin/convert:imagemagick djxl:libjxl-tools cc:build-essential
 
 # pict-rs calls ImageMagick 7: 0.5 as `magick convert …` and `magick identify …`, 0.6 as `magick …` alone.
-# Debian 12 has version 6, whose programs take the same words.
-if ! command -v magick >/dev/null; then
+# Debian 12 has version 6, whose programs take the same words, but call an AVIF HEIC and read no JPEG XL.
+if [ "$(command -v magick || echo "$cache/magick/magick")" = "$cache/magick/magick" ]; then
     mkdir -p "$cache/magick"
-    cat >"$cache/magick/magick" <<'END'
+    cat >"$cache/magick/new.$$" <<'END'
 #!/bin/sh
 case "$1" in
-convert | identify) program="$1" && shift ;;
-*) program=convert ;;
+convert | identify) program="/usr/bin/$1" && shift ;;
+*) program=/usr/bin/convert ;;
 esac
-exec "/usr/bin/$program" "$@"
+case "$1 ${2:-}" in
+"- JSON:")
+    facts=$("$program" "$@") || exit
+    printf '%s\n' "$facts" | sed 's/"format": "HEIC"/"format": "AVIF"/'
+    ;;
+"JXL:- "*)
+    shift
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
+    cat >"$folder/a.jxl"
+    djxl "$folder/a.jxl" "$folder/a.png" 2>/dev/null && "$program" "$folder/a.png" "$@"
+    ;;
+*)
+    exec "$program" "$@"
+    ;;
+esac
 END
-    chmod +x "$cache/magick/magick"
+    chmod +x "$cache/magick/new.$$"
+    mv "$cache/magick/new.$$" "$cache/magick/magick"
 fi
 
 if [ ! -x "$root/bin/pict-rs" ]; then
