@@ -76,6 +76,25 @@ def video(extension: str = "mp4", frames: int = 20) -> bytes:
     return file.getvalue()
 
 
+def of_every_format(seed: int = 0) -> dict[str, bytes]:
+    """A file of each format that pict-rs keeps, by its extension; other ones for another seed."""
+    import pillow_jxl  # noqa: F401 — teaches Pillow the format
+
+    still = draw((96, 64), seed)
+    container = {"use_container": True}  # without one, exiftool refuses it to pict-rs
+    return {
+        "png": encode(still, "PNG"),
+        "jpeg": encode(still, "JPEG"),
+        "webp": encode(still, "WEBP"),
+        "avif": encode(still, "AVIF"),
+        "jxl": encode(still, "JXL", **container),
+        "gif": animation("GIF", 3 + seed),
+        "apng": animation("PNG", 3 + seed),
+        "mp4": video("mp4", 10 + seed),
+        "webm": video("webm", 10 + seed),
+    }
+
+
 @functools.cache
 def photograph(name: str, quality: int = 90) -> bytes:
     """One of scikit-image's photographs as a JPEG."""

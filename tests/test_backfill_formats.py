@@ -20,26 +20,7 @@ NewGate = Callable[..., Gate]
 BROKEN = ("cut.jpg", "empty.png", "text.gif")
 
 
-def _drawn(seed: int) -> dict[str, bytes]:
-    """A file of each format, other ones for another seed."""
-    import pillow_jxl  # noqa: F401 — teaches Pillow the format
-
-    still = pictures.draw((96, 64), seed)
-    container = {"use_container": True}  # without one, exiftool refuses it to pict-rs
-    return {
-        "png": pictures.encode(still, "PNG"),
-        "jpeg": pictures.encode(still, "JPEG"),
-        "webp": pictures.encode(still, "WEBP"),
-        "avif": pictures.encode(still, "AVIF"),
-        "jxl": pictures.encode(still, "JXL", **container),
-        "gif": pictures.animation("GIF", 3 + seed),
-        "apng": pictures.animation("PNG", 3 + seed),
-        "mp4": pictures.video("mp4", 10 + seed),
-        "webm": pictures.video("webm", 10 + seed),
-    }
-
-
-PLANTED, HARMLESS = _drawn(0), _drawn(1)
+PLANTED, HARMLESS = pictures.of_every_format(), pictures.of_every_format(seed=1)
 
 
 @dataclass

@@ -259,6 +259,7 @@ def _not_put_back(case: Case) -> str:
     return (
         f"; what cannot be put back: the delete tokens that pict-rs had given out for {', '.join(lost)} "
         "(it tells them to nobody; an admin can still purge), and when it was stored"
+        + ("" if set(case.stored_as or ()) <= {case.sha256} else "; pict-rs has written other bytes of it")
     )
 
 
