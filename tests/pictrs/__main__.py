@@ -82,14 +82,18 @@ class Problem(Exception):
 
 @dataclass
 class Stored:
-    """One file: its bytes, what it is, its aliases with their delete tokens."""
+    """One file: where its bytes are, what it is, its aliases with their delete tokens."""
 
-    content: bytes
+    path: Path
     details: dict[str, Any]
     raw_key: bytes
     at: float
     aliases: dict[str, str] = field(default_factory=dict)
     variants: dict[tuple[Any, ...], tuple[bytes, str, Size]] = field(default_factory=dict)
+
+    @property
+    def content(self) -> bytes:
+        return self.path.read_bytes()
 
     @property
     def etag(self) -> str:
@@ -345,10 +349,10 @@ class StandIn:
         raw_key = digest + len(content).to_bytes(6) + bytes([_FORMAT_BYTES[media.extension]])
         stored = self.files.get(raw_key)
         if stored is None:
-            stored = self.files[raw_key] = Stored(content, self.describe(media, found), raw_key, time.time())
             path = self.options.store / f"{digest.hex()[:2]}" / f"{digest.hex()}.{media.extension}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+            stored = self.files[raw_key] = Stored(path, self.describe(media, found), raw_key, time.time())
         return stored
 
     def decoded(self, content: bytes, media: Format) -> tuple[Measure, Image.Image | None]:
