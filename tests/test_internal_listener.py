@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import ConfigError, Refusal
-from proxy.internal.listener import Bounds, Handler, InternalListener, Request, Response, text
+from proxy.internal.connection import Bounds
+from proxy.internal.listener import InternalListener
+from proxy.internal.messages import Handler, Request, Response, text
 
 LONG_S = 20.0  # hang guard
 SECRET = "s3cret-of-a-client"
@@ -452,7 +454,7 @@ def test_any_bytes_whatsoever_are_answered_or_hung_up_on(pieces: list[bytes]) ->
                 assert got == b"" or got.startswith(b"HTTP/1.1 ")
                 assert b" 500 " not in got.partition(b"\r\n")[0]
 
-    log = logging.getLogger("proxy.internal.listener")
+    log = logging.getLogger("proxy.internal.connection")
     log.addHandler(said)
     try:
         asyncio.run(converse())

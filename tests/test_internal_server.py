@@ -10,7 +10,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from proxy.errors import Refusal
-from proxy.internal.listener import Growth, InternalListener, Request
+from proxy.internal.listener import InternalListener
+from proxy.internal.messages import Growth, Request
 from proxy.internal.server import HookAnswer, HookSettings, Internal
 from proxy.metrics import Metrics
 from tests import pictures

@@ -24,7 +24,7 @@ from proxy.channels.worker import LARGEST_MESSAGE, SUBPROTOCOL, Workers
 from proxy.errors import Refusal
 from proxy.intake.target import read_target
 from proxy.internal.hook_body import OVERHEAD_BYTES, media_of
-from proxy.internal.listener import Growth, Handler, Request, Response, Takeover, json_answer, text
+from proxy.internal.messages import Growth, Handler, Request, Response, Takeover, json_answer, text
 from proxy.internal.upgrading import takeover
 from proxy.metrics import Metrics
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from proxy.channels.websocket import WebSocket
 from proxy.errors import Refusal
-from proxy.internal.listener import Request, Takeover
+from proxy.internal.messages import Request, Takeover
 
 # RFC 6455, section 1.3
 _ACCEPT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
