@@ -36,7 +36,8 @@ _COMMANDS = (serve, migrate, doctor, keys, review, queue, lockdown, retention, h
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, or 1 after a line that says what to mend.
 
-    A backfill that could read less than half of what is stored ends with 3.
+    A backfill that could read less than half of what is stored ends with 3, and whatever nobody reads any
+    more as a shell says it: 141.
     """
     options = _parser().parse_args(argv)
     os.umask(0o077)  # database, cases, keys and reports are nobody else's to read
@@ -49,13 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if "reviewer" in options and options.reviewer is None:
             options.reviewer = who_reviews()
-        return asyncio.run(options.run(options)) or 0
+        status = asyncio.run(options.run(options)) or 0
+        sys.stdout.flush()
+        return status
     except GateError as error:
         print(f"pictrs-gate: {error}", file=sys.stderr)
         return 1
     except SQLAlchemyError as error:
         print(f"pictrs-gate: database.url: {in_words(error)}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # as where `| head` has read enough; the interpreter writes the rest nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         return 130
 

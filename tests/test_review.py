@@ -6,8 +6,12 @@ import hashlib
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops
@@ -58,6 +62,24 @@ def test_after_a_release_the_same_bytes_pass_without_a_case(gate: Gate, hit: byt
     before = len(gate.cases())
     assert gate.upload(hit).status == 201
     assert len(gate.cases()) == before
+
+
+def test_a_release_says_that_the_same_file_waits_in_other_cases(gate: Gate, hit: bytes) -> None:
+    cases = [held(gate, hit)[0] for _ in range(3)]
+    said = gate.review("release", cases[0], "--reviewer", "ann").stdout
+    (words,) = re.findall(r"2 more of the same file wait: `(release --all --sha256 [0-9a-f]{64})`", said)
+    ended = gate.review(*words.split(), "--yes", "--reviewer", "ann").stdout
+    assert "2 of 2 done" in ended and "wait" not in ended
+    assert {case["state"] for case in gate.cases() if case["id"] in cases} == {"released"}
+
+
+@pytest.mark.parametrize("words", [["review", "list", "--json"], ["ledger", "show"]])
+def test_whoever_has_read_enough_of_a_list_is_shown_no_traceback(gate: Gate, words: list[str]) -> None:
+    command = [Path(sys.executable).parent / "pictrs-gate", *words, "--config", gate.config]
+    ran = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert ran.stdout is not None and ran.stderr is not None
+    ran.stdout.close()  # before it has begun to write
+    assert (ran.stderr.read(), ran.wait(30)) in (("", 141), ("", 1))  # 1 is rich's
 
 
 def test_a_decision_is_made_once(gate: Gate, hits: list[bytes]) -> None:

@@ -20,6 +20,7 @@ from proxy.commands import Commands, Shared
 from proxy.commands.choosing import agreed, choose, filter_of, filters, several, words
 from proxy.config import Config, load
 from proxy.database import Case, cases, decisions, ledger, listing, notes
+from proxy.database.listing import Filter, chosen
 from proxy.errors import CaseError, GateError, PictrsError, SealingError
 from proxy.review import terminal
 
@@ -150,7 +151,8 @@ async def _release(options: argparse.Namespace) -> int:
             case = await decider.release(case_id, identity_file=identity_file, reviewer=options.reviewer)
             shown = [promise.alias for promise in case.promises if promise.removed_at is None]
             where = f"{', '.join(shown)} shows the picture" if shown else "no alias stands for it"
-            return f"released; {where}{_not_put_back(case)}"
+            waiting = "" if options.all else await _also_waiting(made, case)
+            return f"released; {where}{_not_put_back(case)}{waiting}"
 
         return await _each(made, options, "release", one, usual=_BEFORE[Act.BEGIN_RELEASE])
 
@@ -261,6 +263,15 @@ def _not_put_back(case: Case) -> str:
         "(it tells them to nobody; an admin can still purge), and when it was stored"
         + ("" if set(case.stored_as or ()) <= {case.sha256} else "; pict-rs has written other bytes of it")
     )
+
+
+async def _also_waiting(made: parts.Parts, case: Case) -> str:
+    """Other cases of the bytes that are released now, to be appended; nothing where there is none."""
+    same = Filter(states=tuple(_BEFORE[Act.BEGIN_RELEASE]), sha256=case.sha256)
+    others = len(await made.database.run(lambda database: list(chosen(database, same)))) if case.sha256 else 0
+    if not others:
+        return ""
+    return f"; {others} more of the same file wait: `release --all --sha256 {case.sha256}` releases them"
 
 
 def _elsewhere(done: Confirmation) -> str:
