@@ -110,10 +110,10 @@ def _put(path: Path, content: bytes) -> None:
 @pytest.fixture(scope="module")
 def s3(shelf: Shelf) -> Iterator[Place]:
     with s3_server() as (settings, client):
-        client.create_bucket(Bucket="pictures")
+        client.create_bucket(Bucket="shelf")  # moto's servers in one process have one memory
 
         def put(name: str, content: bytes) -> None:
-            client.put_object(Bucket="pictures", Key=f"store/{name}", Body=content)
+            client.put_object(Bucket="shelf", Key=f"store/{name}", Body=content)
 
         for path in shelf.copy.rglob("*"):
             if path.is_file() and not path.is_symlink():
@@ -125,7 +125,7 @@ def s3(shelf: Shelf) -> Iterator[Place]:
             "GATE__BACKFILL__S3_ACCESS_KEY": "key",
             "GATE__BACKFILL__S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
         }
-        yield Place("s3://pictures/store/", env, put)
+        yield Place("s3://shelf/store/", env, put)
 
 
 @pytest.fixture(scope="module")
