@@ -60,7 +60,12 @@ class SftpSource:
         self._root = folder.rstrip("/")
         self._connection: SSHClientConnection | None = None
         self._client: SFTPClient | None = None
-        self._lost = (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)
+        self._lost = (
+            ConnectionError,
+            asyncssh.ConnectionLost,
+            asyncssh.SFTPConnectionLost,
+            asyncssh.SFTPNoConnection,
+        )
         self._connecting = asyncio.Lock()
         self._reading = asyncio.Semaphore(_AT_ONCE)
         self._pages = Pages(self._listed)
@@ -169,12 +174,17 @@ class SftpSource:
         Raises:
             SftpError: that is not answered either.
         """
-        try:
-            connection, client = await self._connected()
-            with _Deadline(connection, WAIT_S):
-                await client.lstat(self._root or "/")
-        except (OSError, self._ssh.Error, TimeoutError) as error:
-            raise self._gone(error) from None
+        for is_last in (False, True):
+            try:
+                connection, client = await self._connected()
+                with _Deadline(connection, WAIT_S):
+                    await client.lstat(self._root or "/")
+                return
+            except (OSError, self._ssh.Error, TimeoutError) as error:
+                if is_last or not isinstance(
+                    error, self._lost
+                ):  # at first it may be the one that is just lost
+                    raise self._gone(error) from None
 
     def _gone(self, error: Exception) -> SftpError:
         advice = type(error).__name__
