@@ -25,7 +25,7 @@ from proxy.sections import BackfillSection
 if TYPE_CHECKING:
     from asyncssh import SFTPAttrs, SFTPClient, SSHClientConnection
 
-_AT_ONCE = 64  # files
+_AT_ONCE = 128  # files
 _TRIES = 3  # where the connection is lost meanwhile
 
 
