@@ -41,28 +41,32 @@ async def test_a_page_that_takes_long_is_given_as_it_is_and_its_listing_goes_on(
     await pages.close()
 
 
-async def test_a_page_that_was_cancelled_or_failed_is_listed_anew() -> None:
+async def test_a_page_that_was_cancelled_or_failed_is_listed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.pages._SOON_S", 60.0)
     begun: list[str | None] = []
+    is_waiting = asyncio.Event()
 
     async def listing(after: str | None) -> AsyncGenerator[Entry]:
         begun.append(after)
-        if len(begun) == 1:
-            yield Entry("0")
-            await asyncio.Event().wait()
         if len(begun) == 2:
             raise OSError
-        for number in range(3):
+        for number in range(int(after or "-1") + 1, 150):
             yield Entry(f"{number}")
+        if len(begun) == 1:
+            is_waiting.set()
+            await asyncio.Event().wait()
 
     pages = Pages(listing)
-    asking = asyncio.ensure_future(pages.page(None))
-    while not begun:
-        await asyncio.sleep(0)
+    assert (await pages.page(None)).next == "99"
+    asking = asyncio.ensure_future(pages.page("99"))
+    await is_waiting.wait()
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     with pytest.raises(OSError):
-        await pages.page(None)
-    assert [entry.place for entry in (await pages.page(None)).entries] == ["0", "1", "2"]
+        await pages.page("99")
+    last = await pages.page("99")
+    assert [entry.place for entry in last.entries] == [f"{number}" for number in range(100, 150)]
+    assert begun == [None, "99", "99"] and last.next is None
     await pages.close()
 
 
