@@ -53,6 +53,7 @@ def opened(options: Options, settings: BackfillSection, pictrs: Pictrs) -> Sourc
         return FilesSource(Path(word.removeprefix("files:")))
     parts = urlsplit(word)
     if parts.scheme == "s3":
-        return S3Source(parts.netloc, parts.path.removeprefix("/"), settings)
+        below, wanted = parts.path.removeprefix("/"), options.prefix or ""
+        return S3Source(parts.netloc, wanted if wanted.startswith(below) else below, settings)
     user = unquote(parts.username) if parts.username else None
     return SftpSource(parts.hostname or "", unquote(parts.path), settings, port=parts.port or 22, user=user)

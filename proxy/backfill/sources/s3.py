@@ -1,22 +1,42 @@
-"""An S3-compatible store, for which the extra `s3` is needed. It is listed and read, nothing else."""
+"""An S3-compatible store, for which the extra `s3` is needed. It is listed and read, nothing else.
+
+boto3 lists, and signs what is read; aiohttp reads, for boto3 would take a thread for each file, which nothing
+ends where the store gives a byte now and then.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import io
+import os
+import re
+import ssl
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiohttp
+from yarl import URL
 
 from proxy.backfill.sources import Entry, Page, Unreadable
 from proxy.backfill.sources.names import may_be_media, time_in
+from proxy.backfill.sources.pages import Pages
+from proxy.backfill.sources.waiting import WAIT_S, whole_s
 from proxy.errors import ConfigError, GateError
 from proxy.sections import BackfillSection
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+    from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
-_PAGE = 100
-_CONNECTIONS = 64
-_WAIT_S = 30.0
+_LISTED = 1000  # keys, the most that S3 gives at once
+_AT_ONCE = 64  # objects
 _PIECE = 256 * 1024
+_PAUSES_S = (0.5, 2.0)  # before it is tried again
+_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
+
+T = TypeVar("T")
 
 
 class S3Error(GateError):
@@ -28,32 +48,49 @@ class S3Source:
 
     def __init__(self, bucket: str, prefix: str, settings: BackfillSection) -> None:
         """
+        Args:
+            prefix: of the keys that are listed.
+
         Raises:
             ConfigError: the extra is not installed.
         """
         try:
             import boto3
+            import botocore.session
             from botocore.config import Config
+            from botocore.utils import get_environ_proxies
         except ImportError:
             raise ConfigError("--source s3: needs boto3; pip install 'pictrs-gate[s3]'") from None
         key, secret = settings.s3_access_key, settings.s3_secret_key
         # Without keys of ours: those of the environment, of ~/.aws, of the machine.
-        self._client: S3Client = boto3.client(
+        session = botocore.session.get_session()
+        self._client = boto3.Session(botocore_session=session).client(
             "s3",
             endpoint_url=settings.s3_endpoint,
             region_name=settings.s3_region,
             aws_access_key_id=key,
             aws_secret_access_key=secret.get_secret_value() if secret else None,
             config=Config(
-                connect_timeout=_WAIT_S,
-                read_timeout=_WAIT_S,
-                max_pool_connections=_CONNECTIONS,
+                connect_timeout=WAIT_S,
+                read_timeout=WAIT_S,
                 retries={"total_max_attempts": 4, "mode": "standard"},
                 s3={"addressing_style": "path"} if settings.s3_endpoint else {},
             ),
         )
+        take: Any = self._take  # its stubs know of no handler that answers
+        self._client.meta.events.register("before-send.s3.GetObject", take)
+        endpoint = self._client.meta.endpoint_url
+        self._proxy = get_environ_proxies(endpoint).get(endpoint.partition(":")[0])
+        self._authorities = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
         self._bucket, self._prefix = bucket, prefix
-        self._threads = asyncio.Semaphore(_CONNECTIONS)
+        self._signed = threading.local()
+        self._signing = ThreadPoolExecutor(2, "s3-signing")
+        self._listing = ThreadPoolExecutor(1, "s3-listing")
+        self._reading = asyncio.Semaphore(_AT_ONCE)
+        self._session: aiohttp.ClientSession | None = None
+        self._pages = Pages(self._listed)
+        self._checking = asyncio.Lock()
+        self._was_there_at = 0.0
 
     async def page(self, at: str | None) -> Page:
         """See `Source.page`. `at` is the last key before it.
@@ -61,7 +98,7 @@ class S3Source:
         Raises:
             S3Error: the store cannot be asked.
         """
-        return await asyncio.to_thread(self._page, at)
+        return await self._pages.page(at)
 
     async def fetch(self, entry: Entry, most: int) -> bytes | Unreadable:
         """See `Source.fetch`.
@@ -69,61 +106,134 @@ class S3Source:
         Raises:
             S3Error: the store cannot be asked any more.
         """
-        async with self._threads:
-            return await asyncio.to_thread(self._read, entry.place, most)
+        async with self._reading:
+            due = asyncio.get_running_loop().time() + whole_s(most)
+            for pause_s in (*_PAUSES_S, None):
+                try:
+                    async with asyncio.timeout_at(due):
+                        status, content = await self._read(entry.place, most)
+                except TimeoutError:
+                    status, content = None, Unreadable("the store did not give it in time", may_pass=True)
+                    pause_s = None
+                if status in (200, 404):
+                    return content
+                await self._check()  # it is gone or lets nobody in, which this raises, or it is this one file
+                if pause_s is None or status == 403:
+                    break
+                await asyncio.sleep(pause_s)
+        return content
 
     async def close(self) -> None:
         """Gives back its connections."""
+        await self._pages.close()
+        for threads in (self._signing, self._listing):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+        if self._session is not None:
+            await self._session.close()
 
-    def _page(self, after: str | None) -> Page:
+    # --- listing ---
+
+    async def _listed(self, after: str | None) -> AsyncGenerator[Entry]:
+        is_over = False
+        while not is_over:
+            listed = await self._list(after or "", _LISTED)
+            found = listed.get("Contents", [])
+            for one in found:
+                if may_be_media(one["Key"]):
+                    at = time_in(one["Key"]) or one.get("LastModified")
+                    yield Entry(one["Key"], one.get("Size", 0), at=at, mark=one.get("ETag", ""))
+            is_over = not found or not listed.get("IsTruncated")
+            after = found[-1]["Key"] if found else after
+
+    async def _list(self, after: str, most: int) -> ListObjectsV2OutputTypeDef:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            listed = self._client.list_objects_v2(
-                Bucket=self._bucket, Prefix=self._prefix, StartAfter=after or "", MaxKeys=_PAGE
-            )
-        except (BotoCoreError, ClientError) as error:
-            raise S3Error(f"s3://{self._bucket}: {_in_words(error)}") from None
-        found = listed.get("Contents", [])
-        entries = [
-            Entry(
-                one["Key"],
-                one.get("Size", 0),
-                at=time_in(one["Key"]) or one.get("LastModified"),
-                mark=one.get("ETag", ""),
-            )
-            for one in found
-            if may_be_media(one["Key"])
-        ]
-        return Page(entries, found[-1]["Key"] if found and listed.get("IsTruncated") else None)
+            async with asyncio.timeout(4 * WAIT_S):
+                return await self._by(
+                    self._listing,
+                    lambda: self._client.list_objects_v2(
+                        Bucket=self._bucket, Prefix=self._prefix, StartAfter=after, MaxKeys=most
+                    ),
+                )
+        except (BotoCoreError, ClientError, TimeoutError) as error:
+            # Never a store's own words, which may hold a key.
+            answer = getattr(error, "response", {}).get("Error", {})
+            words = f"the store answered {answer['Code']}" if "Code" in answer else type(error).__name__
+            raise S3Error(f"s3://{self._bucket}: {words}") from None
 
-    def _read(self, key: str, most: int) -> bytes | Unreadable:
+    async def _check(self) -> None:
+        """Whether the store is there. One request tells all that ask meanwhile.
+
+        Raises:
+            S3Error: it is not.
+        """
+        asked_at = asyncio.get_running_loop().time()
+        async with self._checking:
+            if self._was_there_at < asked_at:
+                now = asyncio.get_running_loop().time()
+                await self._list("", 1)
+                self._was_there_at = now
+
+    # --- reading ---
+
+    async def _read(self, key: str, most: int) -> tuple[int | None, bytes | Unreadable]:
+        """An object or why not, and the status of the answer; None where there was none."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"]
-            content = bytearray()
-            with body:
-                for piece in body.iter_chunks(_PIECE):
+            signed = await self._by(self._signing, lambda: self._sign(key))
+            async with self._opened().get(
+                URL(signed.url, encoded=True),
+                headers=_in_text(signed.headers),
+                allow_redirects=False,
+                proxy=self._proxy,
+            ) as answer:
+                content = bytearray()
+                async for piece in answer.content.iter_chunked(_PIECE):
                     content += piece
-                    if len(content) > most:
-                        return Unreadable(f"it has more than {most} bytes now")
-        except (BotoCoreError, ClientError) as error:
-            status = _status(error)
-            if status != 404:
-                self._page(None)  # it is gone or lets nobody in, which this raises, or it is this one file
-            return Unreadable(_in_words(error), status is None or status == 429 or status >= 500)
-        return bytes(content)
+                    if len(content) > (most if answer.status == 200 else _PIECE):
+                        break
+        except (aiohttp.ClientError, OSError, BotoCoreError, ClientError) as error:
+            return None, Unreadable(type(error).__name__, may_pass=True)
+        if answer.status != 200:
+            code = _CODE.search(content)
+            reason = f"the store answered {code[1].decode() if code else answer.status}"
+            return answer.status, Unreadable(reason, answer.status == 429 or answer.status >= 500)
+        if len(content) > most:
+            return 200, Unreadable(f"it has more than {most} bytes now")
+        return 200, bytes(content)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=_AT_ONCE, ssl=ssl.create_default_context(cafile=self._authorities)
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=WAIT_S, sock_read=WAIT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+            )
+        return self._session
+
+    def _sign(self, key: str) -> AWSPreparedRequest:
+        self._client.get_object(Bucket=self._bucket, Key=key)
+        request: AWSPreparedRequest = self._signed.request
+        return request
+
+    def _take(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        """Has a request for an object that boto3 has signed. With an answer to it, boto3 does not send it."""
+        from botocore.awsrequest import AWSResponse
+
+        self._signed.request = request
+        headers: Any = {}
+        return AWSResponse(request.url, 200, headers, io.BytesIO())
+
+    async def _by(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
-def _status(error: Exception) -> int | None:
-    """The HTTP status of an answer; None where there was none."""
-    status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status if isinstance(status, int) else None
-
-
-def _in_words(error: Exception) -> str:
-    """The code of an answer, or the kind of failure; never a store's own words, which may hold a key."""
-    answer = getattr(error, "response", {}).get("Error", {})
-    return f"the store answered {answer['Code']}" if "Code" in answer else type(error).__name__
+def _in_text(headers: Any) -> dict[str, str]:
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in headers.items()}

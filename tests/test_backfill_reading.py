@@ -1,0 +1,356 @@
+"""Stores that are far away, slow, or stop answering: how S3 and SSH are read then."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import shutil
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncssh
+import pytest
+from pydantic import SecretStr
+
+from proxy.backfill.options import Options
+from proxy.backfill.sources import Entry, Source, Unreadable
+from proxy.backfill.sources.opening import opened
+from proxy.backfill.sources.s3 import S3Error, S3Source
+from proxy.backfill.sources.sftp import SftpError, SftpSource
+from proxy.backfill.sources.walking import AT_ONCE
+from proxy.pictrs import Pictrs
+from proxy.sections import BackfillSection
+from tests.fake import Asked, Fake, Reply
+from tests.relay import Relay
+from tests.stores import known_host, s3_server, ssh_host
+
+
+async def all_of(source: Source) -> list[str]:
+    """The places that a source lists, page by page."""
+    listed, at = [], None
+    while True:
+        page = await source.page(at)
+        listed += [entry.place for entry in page.entries]
+        if page.next is None:
+            return listed
+        at = page.next
+
+
+async def until(is_so: Any) -> None:
+    async with asyncio.timeout(30):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+# --- SSH ---
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ssh")
+
+
+@pytest.fixture(scope="module")
+def ssh(made: Path) -> Iterator[tuple[BackfillSection, int]]:
+    with ssh_host(made) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    """As pict-rs gives them, one every minute or so."""
+    numbers, at = random.Random(5), 1_700_000_000_000
+    made = []
+    for _ in range(200):
+        at += numbers.randint(1, 120_000)
+        digits = f"{at:012x}7{numbers.getrandbits(12):03x}a{numbers.getrandbits(60):015x}"
+        made.append("/".join(digits[first : first + 2] for first in range(0, 20, 2)) + f"/{digits[20:]}.png")
+    return made
+
+
+@pytest.fixture(scope="module")
+def store(names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """How many folders a host is asked for, and at once."""
+    seen: dict[str, Any] = {"of": Counter(), "now": 0, "most": 0, "on_scan": lambda: None}
+    true_scandir = asyncssh.SFTPClient.scandir
+
+    async def scandir(self: asyncssh.SFTPClient, path: str) -> AsyncIterator[Any]:
+        seen["of"][path] += 1
+        seen["now"] += 1
+        seen["most"] = max(seen["most"], seen["now"])
+        seen["on_scan"]()
+        try:
+            async for one in true_scandir(self, path):
+                yield one
+        finally:
+            seen["now"] -= 1
+
+    monkeypatch.setattr(asyncssh.SFTPClient, "scandir", scandir)
+    return seen
+
+
+@asynccontextmanager
+async def far(
+    made: Path, ssh: tuple[BackfillSection, int], store: Path, relay: Relay
+) -> AsyncIterator[SftpSource]:
+    (made / "known_hosts").write_text(known_host(made, relay.port))
+    source = SftpSource("127.0.0.1", str(store), ssh[0], port=relay.port)
+    try:
+        async with asyncio.timeout(60):
+            yield source
+    finally:
+        await source.close()
+
+
+async def test_folders_of_a_far_host_are_listed_many_at_once_and_each_once(
+    made: Path,
+    ssh: tuple[BackfillSection, int],
+    store: Path,
+    names: list[str],
+    scans: dict[str, Any],
+) -> None:
+    with Relay(ssh[1], delay_s=0.025) as relay:
+        async with far(made, ssh, store, relay) as source:
+            assert await all_of(source) == names
+            assert 100 <= scans["most"] <= AT_ONCE
+            folders = sum(1 for path in store.rglob("*") if path.is_dir())
+            assert set(scans["of"].values()) == {1} and len(scans["of"]) == folders + 1
+            contents = await asyncio.gather(*(source.fetch(Entry(name), 10_000) for name in names))
+            assert contents == [name.encode() for name in names]
+
+
+async def test_a_host_that_stops_answering_ends_a_listing_by_the_deadline_of_an_answer(
+    made: Path,
+    ssh: tuple[BackfillSection, int],
+    store: Path,
+    scans: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 0.5)
+    with Relay(ssh[1]) as relay:
+
+        def on_scan() -> None:
+            relay.is_silent = relay.is_silent or len(scans["of"]) > 100
+
+        scans["on_scan"] = on_scan
+        async with far(made, ssh, store, relay) as source:
+            async with asyncio.timeout(20):  # far less than what SSH itself takes to see it
+                with pytest.raises(SftpError, match="sftp://127"):
+                    await all_of(source)
+            await until(lambda: "_Walk._list" not in repr(asyncio.all_tasks()))
+
+
+async def test_a_file_that_does_not_come_in_time_is_one_file_and_others_are_asked_for_again(
+    made: Path,
+    ssh: tuple[BackfillSection, int],
+    store: Path,
+    names: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.sftp.whole_s", lambda most: 0.5 if most == 1000 else 20.0)
+    with Relay(ssh[1]) as relay:
+        async with far(made, ssh, store, relay) as source:
+            assert await source.fetch(Entry(names[0]), 10_000) == names[0].encode()
+            relay.silence()  # this line; another one may be had
+            hanging, waiting = await asyncio.gather(
+                source.fetch(Entry(names[1]), 1000), source.fetch(Entry(names[2]), 2000)
+            )
+            assert isinstance(hanging, Unreadable) and hanging.may_pass and "in time" in hanging.reason
+            assert waiting == names[2].encode()
+            assert relay.connections == 2
+            relay.is_silent = True
+            monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 0.5)
+            async with asyncio.timeout(20):
+                with pytest.raises(SftpError):
+                    await source.fetch(Entry(names[3]), 1000)
+
+
+async def test_a_line_that_is_cut_costs_neither_a_listing_nor_a_file(
+    made: Path,
+    ssh: tuple[BackfillSection, int],
+    store: Path,
+    names: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.pages._SOON_S", 60.0)
+    with Relay(ssh[1]) as relay:
+        async with far(made, ssh, store, relay) as source:
+            first = await source.page(None)
+            relay.cut()
+            second = await source.page(first.next)
+            listed = [entry.place for page in (first, second) for entry in page.entries]
+            assert len(first.entries) == 100 and listed == names[: len(listed)]
+            relay.cut()
+            assert await source.fetch(first.entries[7], 10_000) == names[7].encode()
+
+
+async def test_a_file_that_has_become_a_link_is_not_followed_over_ssh(
+    made: Path, ssh: tuple[BackfillSection, int], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").symlink_to("/etc/passwd")
+    (tmp_path / "b").symlink_to("/etc")
+    with Relay(ssh[1]) as relay:
+        async with far(made, ssh, tmp_path, relay) as source:
+            assert await all_of(source) == []
+            assert isinstance(await source.fetch(Entry("a.png"), 10_000), Unreadable)
+            shutil.rmtree(tmp_path)
+            with pytest.raises(SftpError, match="FileNotFoundError"):
+                await source.page(None)
+
+
+# --- S3 ---
+
+
+def s3_at(url: str) -> BackfillSection:
+    return BackfillSection(
+        s3_endpoint=url, s3_region="us-east-1", s3_access_key="key", s3_secret_key=SecretStr("secret")
+    )
+
+
+def listing(asked: Asked, keys: list[str]) -> Reply:
+    """What a bucket with these keys answers."""
+    query = {name: values[0] for name, values in parse_qs(urlsplit(asked.target).query).items()}
+    after, prefix, most = query.get("start-after", ""), query.get("prefix", ""), int(query["max-keys"])
+    left = [key for key in keys if key > after and key.startswith(prefix)]
+    contents = "".join(f"<Contents><Key>{key}</Key><Size>4</Size></Contents>" for key in left[:most])
+    is_truncated = str(len(left) > most).lower()
+    body = f"<ListBucketResult><IsTruncated>{is_truncated}</IsTruncated>{contents}</ListBucketResult>"
+    return Reply(200, body.encode(), {"Content-Type": "application/xml"})
+
+
+def error(status: int, code: str) -> Reply:
+    return Reply(status, f"<Error><Code>{code}</Code></Error>".encode(), {"Content-Type": "application/xml"})
+
+
+async def test_sixty_four_objects_are_on_their_way_at_once_and_a_listing_comes_through() -> None:
+    counting, on_their_way, may_go = threading.Lock(), itertools.count(1), threading.Event()
+    most = [0]
+
+    def answer(asked: Asked) -> Reply:
+        if "list-type" in asked.target:
+            return listing(asked, ["a.png"])
+        with counting:
+            most[0] = next(on_their_way)
+        may_go.wait(30)
+        return Reply(200, b"look")
+
+    fake = Fake(answer)
+    source = S3Source("bucket", "", s3_at(fake.url))
+    fetching = [asyncio.ensure_future(source.fetch(Entry(f"{number}.png"), 4)) for number in range(100)]
+    await until(lambda: most[0] == 64)
+    assert await all_of(source) == ["a.png"]
+    assert most[0] == 64
+    may_go.set()
+    assert await asyncio.gather(*fetching) == [b"look"] * 100
+    await source.close()
+    fake.close()
+
+
+async def test_keys_are_listed_a_thousand_at_once_and_a_prefix_goes_to_the_store() -> None:
+    keys = [f"store/{number:04}.png" for number in range(2500)]
+    fake = Fake(lambda asked: listing(asked, [*keys, "zoo/a.png"]))
+    pictrs = Pictrs("http://127.0.0.1:9", "key", 1.0)
+    for options, expected, requests in (
+        (Options(source="s3://bucket/store/"), keys, 3),
+        (Options(source="s3://bucket/store/", prefix="store/01"), keys[100:200], 1),
+        (Options(source="s3://bucket/store/", prefix="store"), keys, 3),
+        # What is outside of the source is not listed, whatever else is asked for.
+        (Options(source="s3://bucket/store/", prefix="zoo"), keys, 3),
+    ):
+        fake.asked.clear()
+        source = opened(options, s3_at(fake.url), pictrs)
+        first = await source.page(None)
+        assert len(first.entries) == 100
+        assert await all_of(source) == expected
+        assert len(fake.asked) == requests + 1  # of the first page, which was asked for twice
+        await source.close()
+    await pictrs.close()
+    fake.close()
+
+
+@pytest.mark.parametrize("where", ["head", "body"])
+async def test_an_object_that_comes_drop_by_drop_is_given_up(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.s3.whole_s", lambda _: 1.5)
+    is_hung_up, is_open = asyncio.Event(), True
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:  # nobody asks any more
+            request = b""
+        if b"list-type=2" in request:
+            status, body = ("200 OK", b"<ListBucketResult/>") if is_open else ("403 No", b"")
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\n")
+            if where == "body":
+                writer.write(b"Content-Length: 1000000\r\n\r\n")
+            while not reader.at_eof():
+                writer.write(b"x")
+                await asyncio.sleep(0.02)
+            is_hung_up.set()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        source = S3Source("bucket", "", s3_at(f"http://127.0.0.1:{port}"))
+        async with asyncio.timeout(20):
+            given_up = await source.fetch(Entry("a.png"), 2_000_000)
+            assert isinstance(given_up, Unreadable) and given_up.may_pass and "in time" in given_up.reason
+            await is_hung_up.wait()
+            is_open = False
+            with pytest.raises(S3Error, match="403"):
+                await source.fetch(Entry("a.png"), 2_000_000)
+        await source.close()
+
+
+async def test_an_object_is_asked_for_again_where_the_store_is_busy_and_not_where_it_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.s3._PAUSES_S", (0.0, 0.0))
+    answers = [error(503, "SlowDown"), Reply(200, b"look", cut=True), Reply(200, b"look")]
+    refused = [error(403, "AccessDenied")]
+    busy = [error(503, "SlowDown")] * 3
+    given: list[Reply] = []
+    fake = Fake(lambda asked: listing(asked, []) if "list-type" in asked.target else given.pop(0))
+    source = S3Source("bucket", "", s3_at(fake.url))
+    for replies, expected in (
+        (answers, b"look"),
+        (refused, Unreadable("the store answered AccessDenied")),
+        (busy, Unreadable("the store answered SlowDown", may_pass=True)),
+    ):
+        given[:] = replies
+        assert await source.fetch(Entry("a.png"), 4) == expected
+        assert given == []
+    await source.close()
+    fake.close()
+
+
+async def test_odd_keys_are_asked_for_as_they_are() -> None:
+    keys = ["a b+c%41/./..x/ü&?#.png", "a//b.png", "=;,'()!~*.png"]
+    with s3_server() as (settings, client):
+        client.create_bucket(Bucket="odd")
+        for key in keys:
+            client.put_object(Bucket="odd", Key=key, Body=key.encode())
+        source = S3Source("odd", "", settings)
+        assert sorted(await all_of(source)) == sorted(keys)
+        contents = [await source.fetch(Entry(key), 100) for key in keys]
+        assert contents == [key.encode() for key in keys]
+        await source.close()
