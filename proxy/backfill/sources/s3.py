@@ -1,20 +1,18 @@
 """An S3-compatible store, for which the extra `s3` is needed. It is listed and read, nothing else.
 
-boto3 lists, and signs what is read; aiohttp reads, for boto3 would take a thread for each file, which nothing
-ends where the store gives a byte now and then.
+boto3 lists, and signs the URL of each object, which aiohttp reads: boto3 would take a thread for each, and
+nothing ends one where the store gives a byte now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import re
 import ssl
-import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -27,13 +25,14 @@ from proxy.errors import ConfigError, GateError
 from proxy.sections import BackfillSection
 
 if TYPE_CHECKING:
-    from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 _LISTED = 1000  # keys, the most that S3 gives at once
 _AT_ONCE = 64  # objects
 _PIECE = 256 * 1024
 _PAUSES_S = (0.5, 2.0)  # before it is tried again
+_SIGNED_S = 900  # how long a URL is good; clocks may differ a little
 _CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
 
 T = TypeVar("T")
@@ -56,15 +55,12 @@ class S3Source:
         """
         try:
             import boto3
-            import botocore.session
             from botocore.config import Config
-            from botocore.utils import get_environ_proxies
         except ImportError:
             raise ConfigError("--source s3: needs boto3; pip install 'pictrs-gate[s3]'") from None
         key, secret = settings.s3_access_key, settings.s3_secret_key
         # Without keys of ours: those of the environment, of ~/.aws, of the machine.
-        session = botocore.session.get_session()
-        self._client = boto3.Session(botocore_session=session).client(
+        self._client: S3Client = boto3.client(
             "s3",
             endpoint_url=settings.s3_endpoint,
             region_name=settings.s3_region,
@@ -73,17 +69,12 @@ class S3Source:
             config=Config(
                 connect_timeout=WAIT_S,
                 read_timeout=WAIT_S,
+                signature_version="s3v4",
                 retries={"total_max_attempts": 4, "mode": "standard"},
                 s3={"addressing_style": "path"} if settings.s3_endpoint else {},
             ),
         )
-        take: Any = self._take  # its stubs know of no handler that answers
-        self._client.meta.events.register("before-send.s3.GetObject", take)
-        endpoint = self._client.meta.endpoint_url
-        self._proxy = get_environ_proxies(endpoint).get(endpoint.partition(":")[0])
-        self._authorities = session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
         self._bucket, self._prefix = bucket, prefix
-        self._signed = threading.local()
         self._signing = ThreadPoolExecutor(2, "s3-signing")
         self._listing = ThreadPoolExecutor(1, "s3-listing")
         self._reading = asyncio.Semaphore(_AT_ONCE)
@@ -184,12 +175,7 @@ class S3Source:
 
         try:
             signed = await self._by(self._signing, lambda: self._sign(key))
-            async with self._opened().get(
-                URL(signed.url, encoded=True),
-                headers=_in_text(signed.headers),
-                allow_redirects=False,
-                proxy=self._proxy,
-            ) as answer:
+            async with self._opened().get(URL(signed, encoded=True), allow_redirects=False) as answer:
                 content = bytearray()
                 async for piece in answer.content.iter_chunked(_PIECE):
                     content += piece
@@ -207,33 +193,22 @@ class S3Source:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
+            authorities = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")  # as boto3
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=_AT_ONCE, ssl=ssl.create_default_context(cafile=self._authorities)
+                    limit=_AT_ONCE, ssl=ssl.create_default_context(cafile=authorities)
                 ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=WAIT_S, sock_read=WAIT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
-                skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+                headers={"Accept-Encoding": "identity"},
+                trust_env=True,  # proxies, as boto3
             )
         return self._session
 
-    def _sign(self, key: str) -> AWSPreparedRequest:
-        self._client.get_object(Bucket=self._bucket, Key=key)
-        request: AWSPreparedRequest = self._signed.request
-        return request
-
-    def _take(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
-        """Has a request for an object that boto3 has signed. With an answer to it, boto3 does not send it."""
-        from botocore.awsrequest import AWSResponse
-
-        self._signed.request = request
-        headers: Any = {}
-        return AWSResponse(request.url, 200, headers, io.BytesIO())
+    def _sign(self, key: str) -> str:
+        named = {"Bucket": self._bucket, "Key": key}
+        return self._client.generate_presigned_url("get_object", Params=named, ExpiresIn=_SIGNED_S)
 
     async def _by(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
-
-
-def _in_text(headers: Any) -> dict[str, str]:
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in headers.items()}
