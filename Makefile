@@ -4,7 +4,7 @@
 #   make test [ARGS=…]               all tests, with the real pict-rs where `make pict-rs` has brought it
 #   make fuzz [EXAMPLES=20000]       bodies that nobody has thought of, against the real pict-rs; some 10 minutes
 #   make fuzz-classifier             EXAMPLES broken files of every format, other ones each time; some 3 minutes
-#   make crash [KILLS=200]           gates die at every named point, again and again, and lose nothing; some 10 minutes
+#   make crash [KILLS=200]           gates die at every named point, on full disks too, and lose nothing; some 15 minutes
 #   make outage                      500 uploads while the classifier is away, and what becomes of them
 #   make bench [ARGS=--json]         what the gate costs an upload and a read
 #   make bench-classifier [ARGS=…]   what the classifier adds to its models; some 6 minutes, on a GPU where there is one
@@ -44,7 +44,7 @@ fuzz-classifier: .venv/made
 crash: KILLS ?= 200
 crash: .venv/made
 	.ci/packages.sh postgres:postgresql
-	GATE_CRASH_KILLS=$(KILLS) GATE_CRASH_SEED=$${SEED:-$$(date +%s)} .venv/bin/pytest -n0 -s tests/test_crashes.py --timeout 0 $(ARGS)
+	GATE_CRASH_KILLS=$(KILLS) GATE_CRASH_SEED=$${SEED:-$$(date +%s)} .venv/bin/pytest -n0 -s tests/test_crashes.py tests/test_full_disks.py --timeout 0 $(ARGS)
 
 outage: .venv/made
 	GATE_OUTAGE_UPLOADS=500 .venv/bin/pytest -n0 -s tests/test_outage.py --timeout 0 -k every_upload $(ARGS)

@@ -46,6 +46,7 @@ from proxy.parts import (
     periods_of,
     sealer_with,
 )
+from proxy.saying import said
 from proxy.server.claims import Claims
 from proxy.server.fetches import Downloads, Fetches, HookWatch, Proxied
 from proxy.server.gateway import Gateway
@@ -262,7 +263,7 @@ def _backlog(
     largest_bytes = made.config.pictrs.max_file_size_mb * MEGABYTE
     memory = Budget(2 * largest_bytes + 8 * MEGABYTE)
     opener = Opener(made.quarantine, gate_key, memory)
-    resealer = Resealer(made.database, made.quarantine, opener, made.fault)
+    resealer = Resealer(made.database, made.quarantine, opener, made.metrics, made.fault)
     deferred = DeferredCases(
         database=made.database,
         opener=opener,
@@ -314,15 +315,15 @@ async def _tidy_up(made: Parts, decider: Decider) -> None:
             ):
                 log.warning("case %s was sealed before a crash and is pending now", case_id)
         except (OSError, SQLAlchemyError) as error:
-            log.error("sealed files could not be looked through: %s", type(error).__name__)
+            log.error("sealed files could not be looked through: %s", said(error))
         try:
             await decider.take_back_overtaken()
         except (PictrsError, SQLAlchemyError) as error:
-            log.error("confirmed cases could not be looked through: %s", type(error).__name__)
+            log.error("confirmed cases could not be looked through: %s", said(error))
         try:
             await take_rest(made.database, made.pictrs, made.fault, by=tidier, older_than_s=_TIDY_EVERY_S)
         except SQLAlchemyError as error:
-            log.error("cases of what is stored could not be looked through: %s", type(error).__name__)
+            log.error("cases of what is stored could not be looked through: %s", said(error))
         await asyncio.sleep(_TIDY_EVERY_S)
 
 

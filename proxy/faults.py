@@ -81,6 +81,7 @@ POINTS = (
     *EXPIRING,
     *ANY_WRITE,
 )
+_STOP = ":stop"
 
 
 def nowhere(point: str) -> None:
@@ -90,7 +91,8 @@ def nowhere(point: str) -> None:
 def from_environment() -> FaultPoint:
     """The fault point to die at, from `PICTRS_GATE_FAULT`; without it, none.
 
-    `A` dies at the point of that name, `A>B` at `B` where `A` was reached before, and so on.
+    `A` dies at the point of that name, `A>B` at `B` where `A` was reached before, and so on. At `A:stop`
+    everything stands still, until a test that has made things worse meanwhile sends SIGCONT.
 
     Raises:
         ConfigError: there is no such point.
@@ -99,15 +101,17 @@ def from_environment() -> FaultPoint:
     if not wanted:
         return nowhere
     left = wanted.split(">")
-    if unknown := set(left) - set(POINTS):
+    if unknown := {word.removesuffix(_STOP) for word in left} - set(POINTS):
         raise ConfigError(f"PICTRS_GATE_FAULT: {', '.join(sorted(unknown))}: there is no such point")
     lock = threading.Lock()
 
     def reached(point: str) -> None:
         with lock:
-            if point == left[0]:
-                left.pop(0)
-            if not left:
+            if not left or point != left[0].removesuffix(_STOP):
+                return
+            if left.pop(0).endswith(_STOP):  # this thread at once, and all others with it
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+            elif not left:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return reached

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.database import Database, lockdowns
 from proxy.metrics import Metrics
 from proxy.policy import Decision, Verdict
+from proxy.saying import said
 
 log = logging.getLogger(__name__)
 
@@ -64,5 +65,5 @@ class Lockdowns:
                     log.warning("the lockdown of %s is over: its time has passed", ended.by)
                 self._metrics.lockdown.set(await self.is_on())
             except SQLAlchemyError as error:
-                log.error("the database cannot be asked for a lockdown: %s", type(error).__name__)
+                log.error("the database cannot be asked for a lockdown: %s", said(error))
             await asyncio.sleep(_WATCH_EVERY_S)

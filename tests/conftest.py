@@ -19,7 +19,8 @@ _HITS = 150
 _LONG = (
     *("test_7_", "test_gate_reads", "test_lemmy", "test_backfill_hold", "test_backfill_ray"),
     *("test_starting", "test_outage", "test_classifier_heads", "test_routes", "test_gate_uploads"),
-    *("test_crashes", "test_dialling_in", "test_backfill_runs", "test_classifier_concepts", "test_backfill."),
+    *("test_crashes", "test_full_disks", "test_dialling_in", "test_backfill_runs"),
+    *("test_classifier_concepts", "test_backfill."),
     *("test_media", "test_review", "test_classifier_decoding", "test_ledger.", "test_backlog."),
     *("test_real_clients", "test_nginx", "test_hook", "test_known_hashes", "test_classifier_ensembles"),
     *("test_backfill_kills", "test_lockdown", "test_classifier_stopping", "test_entrances"),

@@ -11,7 +11,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
@@ -24,7 +24,7 @@ from proxy.cases.sealing import open_sealed, read_identities, recipients_in, wri
 from proxy.database import Case, CaseState, UnseenUpload, cases, decisions, ledger, memory
 from proxy.database.memory import Remembered
 from tests import pictures
-from tests.client import get, until_gone, upload
+from tests.client import Answer, get, until_gone, upload
 from tests.fake import SEEN, Asked, Reply, classifier, json_reply
 from tests.gate import Gate
 from tests.looker import pixels
@@ -58,6 +58,8 @@ class Told:
 class Scene:
     """A pict-rs, a classifier that does as it is told, and gates that die."""
 
+    refusals: Collection[int] = (400,)  # the statuses that an upload may get beside 201
+
     def __init__(self, folder: Path, pictrs: Pictrs, *, seed: int, **gate: object) -> None:
         self.pictrs, self.chance = pictrs, random.Random(seed)
         self.told, self.is_away, self.is_allowing = Told(), False, False
@@ -88,14 +90,14 @@ class Scene:
     def start(self, fault: str | None = None, *, dies_at_once: bool = False) -> None:
         """A gate that is to die at `fault`; files of its forerunner count as old."""
         long_ago = time.time() - 600
-        for path in (self.gate.folder / "cases").glob("*"):
+        for path in self.gate.cases_folder.glob("*"):
             os.utime(path, (long_ago, long_ago))
         words = ["--log-level", "warning", "serve", "--config", self.gate.config]
         self._running = self._program(words, "gate.log", fault)
         if dies_at_once:
             return
-        self._until(lambda: answers(f"{self.gate.url}/healthz"), "the gate answers")
-        self._until(self._is_adopted, "every sealed file has a case")
+        self.until(lambda: answers(f"{self.gate.url}/healthz"), "the gate answers")
+        self.until(self._is_adopted, "every sealed file has a case")
 
     def kill(self) -> None:
         """kill -9, whatever it is doing."""
@@ -203,16 +205,17 @@ class Scene:
         with self.gate.database() as database, database.writing() as session:
             session.get_one(Case, case_id).decided_at = datetime.now(UTC) - timedelta(seconds=RELEASE_S)
 
-    def _send(self, contents: Sequence[bytes]) -> None:
+    def _send(self, contents: Sequence[bytes]) -> Answer | None:
+        """The gate's answer; None where it has died meanwhile."""
         self._sent.update((hashlib.sha256(content).hexdigest(), content) for content in contents)
         self._drawn.update(map(pixels, contents))
         try:
             answer = upload(self.gate.url, *contents)
         except (HTTPException, OSError):
-            return
+            return None
         if answer.status != 201:
-            assert answer.status == 400, answer
-            return
+            assert answer.status in self.refusals, answer
+            return answer
         for content, entry in zip(contents, answer.json()["files"], strict=True):
             if self.is_away and self.is_allowing:
                 self.told.unseen[entry["file"]] = content
@@ -220,6 +223,7 @@ class Scene:
                 self.told.promised[entry["file"]] = content
             else:
                 self.told.stored.add(entry["file"])
+        return answer
 
     def _look(self, asked: Asked) -> Reply:
         if self.is_away:
@@ -239,7 +243,7 @@ class Scene:
             everything: also what an earlier check has looked at.
         """
         if not self.is_away:
-            self._until(self._is_at_rest, "everything has been looked at", within_s=_AT_REST_S)
+            self.until(self._is_at_rest, "everything has been looked at", within_s=_AT_REST_S)
             self._check_unseen()
         with self.gate.database() as database:
             known = {case.id: case for case in cases.listed(database, limit=100_000)}
@@ -249,7 +253,7 @@ class Scene:
             hashes = {case.sha256 for case in known.values() if case.sha256} | self._sent.keys()
             verdicts = {sha256: memory.exactly(database, sha256) for sha256 in hashes}
         kept = {case.file for case in known.values() if case.state is not CaseState.EXPIRED}
-        self._until(
+        self.until(
             lambda: self._files() == kept,  # a gate may just be sealing one of them anew
             "a file has its case, and a case its file",
             odd=lambda: sorted(self._files() ^ kept),
@@ -275,13 +279,13 @@ class Scene:
         if case.state is CaseState.EXPIRED:
             self._check_expired(case, verdicts)
             return
-        opened = open_sealed(self.gate.folder / "cases" / case.file, read_identities(self.gate.key))
+        opened = open_sealed(self.gate.cases_folder / case.file, read_identities(self.gate.key))
         sha256 = hashlib.sha256(opened.original).hexdigest()
         shows = pixels(opened.original)  # the very bytes, or what pict-rs has made of them
         assert self._sent.get(sha256) == opened.original or "passed_unseen" in opened.facts
         assert shows in self._drawn
         assert opened.facts["sha256"] == sha256 and opened.facts["case"] == case.id
-        assert recipients_in(self.gate.folder / "cases" / case.file) <= 2 + case.gate_reads
+        assert recipients_in(self.gate.cases_folder / case.file) <= 2 + case.gate_reads
         by_gate = case.decided_by == decisions.GATE  # nobody's word: it is looked at again
         decided = {CaseState.RELEASED: None if by_gate else "allow", CaseState.CONFIRMED: "block"}
         wanted = decided.get(case.state)
@@ -345,9 +349,9 @@ class Scene:
             return session.scalar(waits) is None and session.scalar(unseen) is None
 
     def _files(self) -> set[str]:
-        return {path.name for path in (self.gate.folder / "cases").iterdir()}
+        return {path.name for path in self.gate.cases_folder.iterdir()}
 
-    def _until(
+    def until(
         self,
         holds: Callable[[], bool],
         what: str,

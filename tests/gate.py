@@ -116,6 +116,7 @@ class Gate:
         server: Mapping[str, Any] | None = None,
         internal: Mapping[str, Any] | None = None,
         fetching: Mapping[str, Any] | None = None,
+        cases: Mapping[str, Any] | None = None,
         token: str = TOKEN,
         database_url: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -132,6 +133,7 @@ class Gate:
         self.key = folder / "reviewer.key"
         self.recipient = write_new_identity(self.key)
         (folder / "classifier-token").write_text(token)
+        self.cases_folder = folder / (cases or {}).get("folder", "cases")
         sections: dict[str, Mapping[str, Any]] = {
             "server": {"listen": f"127.0.0.1:{self.port}", **(server or {})},
             "internal": {"listen": f"127.0.0.1:{self.internal_port}", **(internal or {})},
@@ -143,7 +145,12 @@ class Gate:
                 **(pictrs or {}),
             },
             "policy": policy or {},
-            "cases": {"folder": "cases", "recipients": [self.recipient], "identity_file": "reviewer.key"},
+            "cases": {
+                "folder": "cases",
+                "recipients": [self.recipient],
+                "identity_file": "reviewer.key",
+                **(cases or {}),
+            },
             "database": {"url": database_url or "sqlite:///gate.db"},
         }
         tables = [(f"[{name}]", values) for name, values in sections.items()]

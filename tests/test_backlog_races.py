@@ -27,6 +27,7 @@ from proxy.database import (
 )
 from proxy.errors import CaseError, StoredMeanwhile
 from proxy.intake.budget import Budget
+from proxy.metrics import Metrics
 from tests import pictures
 from tests.looker import sha256
 
@@ -161,7 +162,7 @@ def sealed(tmp_path: Path, database: Database) -> tuple[Resealer, Opener, Path, 
     quarantine.seal(case.id, {"sha256": sha256(FILE)}, FILE, gate_reads=True)
     cases.add(database, case, facts={})
     opener = Opener(quarantine, [own], Budget(1_000_000))
-    resealer = Resealer(database, quarantine, opener, lambda _: None)
+    resealer = Resealer(database, quarantine, opener, Metrics(), lambda _: None)
     return resealer, opener, quarantine.path(case.file), tmp_path / "gate.key"
 
 

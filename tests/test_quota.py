@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.cases import keeping
 from proxy.cases.keeping import adopt_orphans, note_sizes
@@ -19,12 +19,14 @@ from proxy.cases.quota import Limits, Quota, free_bytes
 from proxy.cases.sealing import Sealer, write_new_identity
 from proxy.channels.looks import Seen
 from proxy.database import Case, CaseState, Database, cases, ledger, room
-from proxy.errors import NoRoom, SealingError
+from proxy.errors import ConfigError, NoRoom, SealingError
 from proxy.intake.uploads import upload_of
 from proxy.metrics import Metrics
 from proxy.policy import Decision, Verdict
+from proxy.saying import said
 from tests import pictures
 from tests.client import Answer, get, metric
+from tests.disks import fill, small_disk
 from tests.gate import Gate
 from tests.kept import keeper_of
 from tests.looker import sha256
@@ -32,32 +34,6 @@ from tests.pictrs import Pictrs
 
 NewGate = Callable[..., Gate]
 MB = 1024 * 1024
-
-
-@contextmanager
-def small_disk(at: Path, megabytes: int = 2) -> Iterator[Path]:
-    """A disk of its own, so that it can really be full."""
-    at.mkdir(parents=True, exist_ok=True)
-    options = f"size={megabytes}m,nr_inodes=80,mode=700"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", at], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may mount a disk of its own; `.ci/run` is run as root")
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", "-l", at], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """A file that takes all that is free."""
-    path = disk / "filler"
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            return path
-    raise AssertionError("the disk does not end")
 
 
 def stored_case(database: Database, number: int, size: int, tag: str | None = None) -> Case:
@@ -233,6 +209,46 @@ def test_a_file_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
         with pytest.raises(SealingError, match="could not be written"):
             quarantine.seal("a-case", {}, os.urandom(3 * MB))
         assert list((disk / "cases").iterdir()) == []
+
+
+def test_a_database_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        url = f"sqlite:///{disk}/gate.db"
+        database = Database(url)
+        fill(disk)
+        with pytest.raises(SQLAlchemyError) as written:
+            for number in range(1_000):  # what its log has room for already is kept
+                stored_case(database, number, 1)
+        assert said(written.value) == "the database: database or disk is full; make room on the disk"
+        assert len(cases.listed(database, limit=1_000)) == number
+        database.close()
+        with pytest.raises(ConfigError, match="make room on the disk"):
+            (disk / "gate.db-shm").unlink(missing_ok=True)
+            fill(disk)
+            Database(url)
+        (disk / "filler").unlink()
+        reopened = Database(url)
+        assert len(cases.listed(reopened, limit=1_000)) == number
+        reopened.close()
+
+
+def test_a_folder_in_which_no_file_can_be_made_is_said_and_no_reason_not_to_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "cases").mkdir(mode=0o700)
+        with suppress(OSError):
+            for number in range(1_000):
+                (disk / str(number)).touch()
+        quarantine = Quarantine(
+            disk / "cases", Sealer([write_new_identity(tmp_path / "key")]), lambda _: None, make=False
+        )
+        quarantine.make(is_new=False)
+        assert "No space left on device: nothing can be kept" in caplog.text
+        with pytest.raises(SealingError, match="No space left on device"):
+            quarantine.seal("a-case", {}, b"content")
+        with pytest.raises(ConfigError, match="No space left on device"):
+            Quarantine(disk / "new", Sealer([]), lambda _: None)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,32 @@ def key(tmp_path: Path) -> Path:
 @pytest.fixture
 def quarantine(tmp_path: Path, key: Path) -> Quarantine:
     return Quarantine(tmp_path / "cases", Sealer([_recipient(key)]), _no_fault)
+
+
+class Full(io.RawIOBase):
+    """A disk that takes so many bytes and no more."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if len(data) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(data)
+        return len(data)
+
+
+@pytest.mark.parametrize("size", [10, 4_000, 70_000, 200_000])
+def test_a_case_that_is_not_written_to_its_very_end_is_not_sealed(key: Path, size: int) -> None:
+    sealer, content, whole = Sealer([_recipient(key)]), bytes(size), io.BytesIO()
+    sealer.seal(whole, FACTS, content)
+    length = len(whole.getvalue())
+    for room in (0, 1, length // 2, length - 1_000):  # headers are not all of the same length
+        with pytest.raises(SealingError, match="No space left on device"):
+            sealer.seal(Full(room), FACTS, content)  # type: ignore[arg-type]
 
 
 def _no_fault(_point: str) -> None:

@@ -20,8 +20,9 @@ from proxy.channels.lookout import Lookout
 from proxy.database import Case, Database, UnseenUpload
 from proxy.database import backlog as rows
 from proxy.database.backlog import Lease
-from proxy.errors import CaseError, GateError, PictrsError, SealingError
+from proxy.errors import CaseError, PictrsError, SealingError
 from proxy.metrics import Metrics
+from proxy.saying import said
 
 log = logging.getLogger(__name__)
 
@@ -137,19 +138,27 @@ class Backlog:
             try:
                 await self._run()
             except Exception as error:  # noqa: BLE001 — the border
-                log.error("the backlog begins anew: %s", type(error).__name__)
+                log.error("the backlog begins anew: %s", said(error))
                 await asyncio.sleep(self._pace.longest_pause_s)
 
     async def _run(self) -> None:
-        try:
-            await self._database.run(rows.forget_leases, self._owner)
-        except SQLAlchemyError as error:  # then they run out
-            log.warning("the backlog's leases could not be looked through: %s", type(error).__name__)
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._count())
+            await self._forget_leases()
             for queues in self._workers:
                 group.create_task(self._work(queues, needs_look=True))
             group.create_task(self._work([self._sweeper], needs_look=False))
-            group.create_task(self._count())
+
+    async def _forget_leases(self) -> None:
+        """Those of a gate of this name that was killed. Until that can be written nothing else can."""
+        pause_s = self._pace.idle_s
+        while True:
+            try:
+                return await self._database.run(rows.forget_leases, self._owner)
+            except SQLAlchemyError as error:
+                log.error("the backlog has to wait: %s", said(error))
+            await asyncio.sleep(pause_s)
+            pause_s = min(self._pace.longest_pause_s, pause_s * 2)
 
     async def _work(self, queues: Sequence[Queue], *, needs_look: bool) -> None:
         pause_s, looked = self._pace.idle_s, self._lookout.looked
@@ -159,7 +168,7 @@ class Backlog:
                 if self._lookout.is_hopeful or not needs_look:
                     done = await self._next(queues, looking=needs_look and not await self._pause())
             except Exception as error:  # noqa: BLE001 — the border: whatever it is, the backlog goes on
-                log.error("the backlog has to wait: %s", type(error).__name__)
+                log.error("the backlog has to wait: %s", said(error))
                 done = None
             if done:
                 pause_s = self._pace.idle_s
@@ -256,10 +265,5 @@ class Backlog:
                 self._metrics.backlog_oldest_seconds.set(waits_s)
                 self._metrics.public_hits.set(await self._public())
             except Exception as error:  # noqa: BLE001 — the border
-                log.error("the backlog cannot be counted: %s", type(error).__name__)
+                log.error("the backlog cannot be counted: %s", said(error))
             await asyncio.sleep(self._pace.idle_s * 5)
-
-
-def said(error: BaseException) -> str:
-    """What may be logged of an error: of the gate's own their words, of others their kind alone."""
-    return str(error) if isinstance(error, GateError) else type(error).__name__

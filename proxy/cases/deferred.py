@@ -34,6 +34,7 @@ from proxy.intake.budget import Budget
 from proxy.judging import Judge
 from proxy.known_hashes import KnownHashes
 from proxy.media import recognise
+from proxy.metrics import Metrics
 from proxy.policy import Decision, Verdict
 
 log = logging.getLogger(__name__)
@@ -197,8 +198,16 @@ class DeferredCases:
 class Resealer:
     """Sees to it that what has been looked at, or decided by a human, is for the reviewers alone."""
 
-    def __init__(self, database: Database, quarantine: Quarantine, opener: Opener, fault: FaultPoint) -> None:
-        self._database, self._quarantine, self._opener, self._fault = database, quarantine, opener, fault
+    def __init__(
+        self,
+        database: Database,
+        quarantine: Quarantine,
+        opener: Opener,
+        metrics: Metrics,
+        fault: FaultPoint,
+    ) -> None:
+        self._database, self._quarantine, self._opener = database, quarantine, opener
+        self._metrics, self._fault = metrics, fault
 
     async def reseal(self, case: Case, opened: Opened, seen: Mapping[str, Any]) -> None:
         """Seals a case anew, with what was seen of it.
@@ -209,7 +218,11 @@ class Resealer:
         """
         now = datetime.now(UTC).isoformat()
         facts = {**opened.facts, "looked_later": {**seen, "at": now}, "resealed_at": now}
-        new = await asyncio.to_thread(self._quarantine.seal_beside, case.file, facts, opened.original)
+        try:
+            new = await asyncio.to_thread(self._quarantine.seal_beside, case.file, facts, opened.original)
+        except SealingError:
+            self._metrics.sealing_failures.inc()
+            raise
         self._fault("backlog-resealed")
         try:
             facts = {SEALED: await asyncio.to_thread(file_sha256, new)}

@@ -33,6 +33,7 @@ from proxy.intake.uploads import Upload
 from proxy.media import Format, Size
 from proxy.metrics import Metrics
 from proxy.policy import Decision, Verdict
+from proxy.saying import said
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class Keeper:
         try:
             await self._database.run(ledger.record, "refused: no room", actor="gate", facts=noted)
         except SQLAlchemyError as error:  # a full disk may be the database's too
-            log.error("an upload without room could not be noted: %s", type(error).__name__)
+            log.error("an upload without room could not be noted: %s", said(error))
 
     async def keep_stored(
         self,
@@ -252,7 +253,7 @@ class Keeper:
             cases.add(self._database, case, facts=facts)
         except SQLAlchemyError as error:
             # The sealed file stays: it is adopted as a case when the database is back.
-            raise SealingError(f"case {case.id} could not be recorded: {type(error).__name__}") from None
+            raise SealingError(f"case {case.id} could not be recorded: {said(error)}") from None
 
 
 def _noted(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 # `.before` is what a case's file was, until it is certain that another one has taken its place.
 _SEALED, _UNFINISHED, _BEFORE = ".age", ".unfinished", ".before"
 _NAME = re.compile(r"[0-9A-Za-z-]{1,64}\.age")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Quarantine:
@@ -62,6 +64,7 @@ class Quarantine:
 
     def make(self, *, is_new: bool) -> None:
         """Sees that cases can be written: makes the folder where it is missing and nothing can be in it yet.
+        A full disk is no wrong configuration: that is said, and the caller can start.
 
         Args:
             is_new: whether there is no case whose file should be there.
@@ -82,6 +85,10 @@ class Quarantine:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
+            if error.errno in _NO_ROOM and folder.is_dir():
+                # Whoever only reads pictures is served all the same; what has to be held gets 503.
+                log.error("cases.folder: %s: %s: nothing can be kept without room", folder, error.strerror)
+                return
             raise ConfigError(
                 f"cases.folder: {folder}: {error.strerror}; the gate needs a folder that it may write"
             ) from None

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from proxy.database import Database, room
 from proxy.errors import NoRoom, SealingError
 from proxy.metrics import Metrics
+from proxy.saying import said
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class Quota:
                 await self.count()
                 self._metrics.quarantine_free_bytes.set(await asyncio.to_thread(free_bytes, self._folder))
             except SQLAlchemyError as error:
-                log.error("the quarantine could not be counted: %s", type(error).__name__)
+                log.error("the quarantine could not be counted: %s", said(error))
             except OSError as error:
                 self._metrics.quarantine_free_bytes.set(0)
                 log.error("cases.folder: %s: %s", self._folder, error.strerror)

@@ -16,6 +16,7 @@ from proxy.database import Database, retention
 from proxy.database.retention import Due, Periods
 from proxy.errors import CaseError, SealingError
 from proxy.faults import FaultPoint
+from proxy.saying import said
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Retention:
                     counts = len(done.expired), len(done.deleted), len(done.kept)
                     log.info("retention: %d cases expired, bytes of %d deleted, %d kept", *counts)
             except (OSError, SQLAlchemyError) as error:
-                log.error("retention: cut off, goes on later: %s", type(error).__name__)
+                log.error("retention: cut off, goes on later: %s", said(error))
                 pause_s = _AGAIN_S
             await asyncio.sleep(pause_s)
 

@@ -16,12 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyrage
 
 from proxy.cases import recipients as recipients_of
 from proxy.errors import SealingError, Unreadable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 FACTS, ORIGINAL = "facts.json", "original"
 FORMAT = 1  # of the facts and of what lies beside them: `format` in facts.json, docs/cases.md
@@ -71,10 +74,13 @@ class Sealer:
         Raises:
             SealingError: it could not be encrypted or written.
         """
+        sink = _Sink(into)
         try:
-            pyrage.encrypt_io(_Pieces(pieces), into, self._recipients)
+            pyrage.encrypt_io(_Pieces(pieces), sink, self._recipients)
         except (pyrage.EncryptError, OSError) as error:
-            raise SealingError(f"a case could not be sealed: {error}") from None
+            raise SealingError(f"a case could not be sealed: {sink.failed or error}") from None
+        if sink.failed is not None:
+            raise SealingError(f"a case could not be sealed: {sink.failed}")
 
     def seal_facts(self, facts: Mapping[str, Any]) -> bytes:
         """Facts without a picture, sealed; `open_facts` opens them."""
@@ -252,6 +258,27 @@ def _member(name: str, content: bytes) -> list[bytes]:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o600
     return [info.tobuf(tarfile.USTAR_FORMAT), content, bytes(-len(content) % tarfile.BLOCKSIZE)]
+
+
+class _Sink(io.BufferedIOBase):
+    """Remembers what went wrong. pyrage buffers the end of a file, and tells nobody that it could not write
+    that: on a full disk a case would be sealed into a file that is cut off, or empty.
+    """
+
+    def __init__(self, into: io.BufferedIOBase) -> None:
+        self._into = into
+        self.failed: Exception | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        """All of it."""
+        try:
+            return self._into.write(data)
+        except Exception as error:
+            self.failed = self.failed or error
+            raise
 
 
 class _Pieces(io.BufferedIOBase):

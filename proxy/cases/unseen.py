@@ -37,6 +37,7 @@ from proxy.judging import Judge
 from proxy.known_hashes import KnownHashes
 from proxy.pictrs import Pictrs
 from proxy.policy import Decision, Verdict
+from proxy.saying import said
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +84,7 @@ class Noting:
             for entry in stored:
                 if isinstance(entry, Mapping) and "file" in entry:
                     await self._pictrs.delete(str(entry["file"]))
-            raise SealingError(
-                f"what passed unseen could not be written down: {type(error).__name__}"
-            ) from None
+            raise SealingError(f"what passed unseen could not be written down: {said(error)}") from None
 
     def _row(self, upload: Upload, entry: Mapping[str, Any], origin: Origin) -> UnseenUpload:
         facts = {

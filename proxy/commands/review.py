@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import parts
 from proxy.cases.deciding import Confirmation, Decider
@@ -23,6 +24,7 @@ from proxy.database import Case, cases, decisions, ledger, listing, notes
 from proxy.database.listing import Filter, chosen
 from proxy.errors import CaseError, GateError, PictrsError, SealingError
 from proxy.review import terminal
+from proxy.saying import said
 
 _BEFORE = {row.act: row.before for row in TABLE}
 _SIGNAL = re.compile(r"signal:[0-9A-Za-z_. -]{1,100}")
@@ -248,6 +250,11 @@ async def _each(
                     file=sys.stderr,
                 )
                 break
+        except SQLAlchemyError as error:  # nor could the others be written
+            failed += 1
+            left = f"; cases that were not tried: {len(found) - number}" if number < len(found) else ""
+            print(f"pictrs-gate: {case_id}: {said(error)}; then repeat it{left}", file=sys.stderr)
+            break
     if len(found) > 1:
         print(f"{number - failed} of {len(found)} done, {failed} failed")
     return 1 if failed else 0

@@ -77,12 +77,14 @@ def in_words(error: BaseException) -> str | None:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return None
-    advice = {
+    known = {
         sqlite3.SQLITE_BUSY: f"another process has been writing for {_BUSY_S:.0f} s; try again later",
         sqlite3.SQLITE_READONLY: "the gate has to write it, and into its folder",
-        sqlite3.SQLITE_CANTOPEN: "check that the folder exists and can be written",
+        sqlite3.SQLITE_CANTOPEN: "check that its folder is there, can be written, and its disk is not full",
         sqlite3.SQLITE_FULL: "make room on the disk",
         sqlite3.SQLITE_NOTADB: "name another file, or bring back a copy",
         sqlite3.SQLITE_CORRUPT: "bring back a copy",
-    }.get(code & 0xFF)  # the rest says more closely what went wrong
+        sqlite3.SQLITE_IOERR_SHMSIZE: "make room on the disk",
+    }
+    advice = known.get(code) or known.get(code & 0xFF)  # the rest says more closely what went wrong
     return f"{error}; {advice}" if advice else str(error)

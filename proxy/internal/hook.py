@@ -26,6 +26,7 @@ from proxy.internal.server import HookAnswer
 from proxy.judging import Judge
 from proxy.pdq import SAME_FLAT_PICTURE, SAME_PICTURE, distance, tells
 from proxy.policy import Decision, Verdict
+from proxy.saying import said
 from proxy.server.fetches import HookWatch
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class ValidationHook:
         try:
             return await self._answer(upload)
         except (SealingError, SQLAlchemyError) as error:
-            log.error("a file of the validation hook could not be decided: %s", type(error).__name__)
+            log.error("a file of the validation hook could not be decided: %s", said(error))
             return HookAnswer.UNSEEN
 
     async def _answer(self, upload: Upload) -> HookAnswer:

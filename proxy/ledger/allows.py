@@ -16,6 +16,7 @@ from proxy.channels.looks import Seen
 from proxy.database import Database, allows
 from proxy.database.allows import Allowed
 from proxy.metrics import Metrics
+from proxy.saying import said
 
 log = logging.getLogger(__name__)
 
@@ -102,4 +103,4 @@ class AllowRecorder:
             try:
                 await self.flush()
             except SQLAlchemyError as error:
-                log.error("plain allows could not be written yet: %s", type(error).__name__)
+                log.error("plain allows could not be written yet: %s", said(error))

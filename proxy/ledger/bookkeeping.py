@@ -24,6 +24,7 @@ from proxy.ledger.checkpoints import append_missing
 from proxy.ledger.settings import flat
 from proxy.ledger.signing import Signer, signer
 from proxy.metrics import Metrics
+from proxy.saying import said
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Books:
         try:
             await self.database.run(self._checkpoint)
         except (OSError, LedgerError, SQLAlchemyError) as error:
-            log.error("no checkpoint of the ledger could be kept: %s", type(error).__name__)
+            log.error("no checkpoint of the ledger could be kept: %s", said(error))
 
     async def prune(self) -> None:
         """Deletes plain allows whose days are over, a bounded number."""
@@ -61,7 +62,7 @@ class Books:
                     return
                 await asyncio.sleep(_PAUSE_S)
         except SQLAlchemyError as error:
-            log.error("old plain allows could not be deleted: %s", type(error).__name__)
+            log.error("old plain allows could not be deleted: %s", said(error))
 
     async def run(self) -> None:
         """Does both again and again, until it is cancelled."""

@@ -26,6 +26,7 @@ from proxy.media import Format, Kind, Measure, Size
 from proxy.media.geometry import STEPS
 from proxy.metrics import Metrics
 from proxy.pictrs import Entrance, Pictrs
+from proxy.saying import said
 from proxy.server import answers
 from proxy.server.arguments import Arguments
 from proxy.server.passing import Passing
@@ -215,7 +216,7 @@ class Fetches:
                 await self._pictrs.delete_proxied(url)
         except (PictrsError, SQLAlchemyError) as error:
             self._watch.is_missing = True  # until the hook shows that it is there
-            log.error("a proxied picture could not be taken back: %s", type(error).__name__)
+            log.error("a proxied picture could not be taken back: %s", said(error))
 
     async def _complain(self, what: str) -> None:
         self._watch.is_missing = True

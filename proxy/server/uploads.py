@@ -31,6 +31,7 @@ from proxy.media import Measure, Size, measure
 from proxy.metrics import Metrics
 from proxy.pictrs import Entrance, Pictrs
 from proxy.policy import Decision, Verdict
+from proxy.saying import said
 from proxy.server import answers
 from proxy.server.arguments import Arguments
 from proxy.server.deadlines import Deadline, read_deadline
@@ -212,9 +213,7 @@ class Uploads:
         except (SealingError, SQLAlchemyError) as error:
             if not isinstance(error, SealingError):  # these are counted already
                 self._metrics.sealing_failures.inc()
-            # Not the database's own words: they may quote what was to be written.
-            why = error if isinstance(error, SealingError) else type(error).__name__
-            log.error("an upload was refused because it could not be kept: %s", why)
+            log.error("an upload was refused because it could not be kept: %s", said(error))
             raise refusals.unavailable() from None
         if refusal is not None:
             raise refusal
@@ -252,7 +251,7 @@ class Uploads:
                 uploader_id=arrival.uploader_id,
             )
         except SQLAlchemyError as error:
-            log.error("the database cannot be asked: %s", type(error).__name__)
+            log.error("an upload was refused unseen: %s", said(error))
             raise refusals.unavailable() from None
         is_backgrounded = arrival.entrance.is_backgrounded
         if is_backgrounded and decision.verdict is Verdict.ALLOW and isinstance(look, Unseen):
