@@ -44,7 +44,7 @@ fuzz-classifier: .venv/made
 crash: KILLS ?= 200
 crash: .venv/made
 	.ci/packages.sh postgres:postgresql
-	GATE_CRASH_KILLS=$(KILLS) GATE_CRASH_SEED=$${SEED:-$$(date +%s)} .venv/bin/pytest -n0 -s tests/test_crashes.py tests/test_full_disks.py --timeout 0 $(ARGS)
+	GATE_CRASH_KILLS=$(KILLS) GATE_CRASH_SEED=$${SEED:-$$(date +%s)} .venv/bin/pytest -n0 -s -m kills tests/test_crashes.py tests/test_full_disks.py --timeout 0 $(ARGS)
 
 outage: .venv/made
 	GATE_OUTAGE_UPLOADS=500 .venv/bin/pytest -n0 -s tests/test_outage.py --timeout 0 -k every_upload $(ARGS)
@@ -52,7 +52,7 @@ outage: .venv/made
 FILES ?= 5000
 kills: KILLS ?= 50
 kills: .venv/made
-	GATE_KILLS=$(KILLS) GATE_KILL_FILES=$(FILES) .venv/bin/pytest -n0 tests/test_backfill_kills.py tests/test_backfill_ray.py --timeout 0 $(ARGS)
+	GATE_KILLS=$(KILLS) GATE_KILL_FILES=$(FILES) .venv/bin/pytest -n0 -m kills tests/test_backfill_kills.py tests/test_backfill_ray.py --timeout 0 $(ARGS)
 
 bench: .venv/made
 	.ci/packages.sh nginx:nginx-light

@@ -37,7 +37,7 @@ from proxy.pictrs import Pictrs
 from tests import pictrs, pictures
 from tests.client import form, get, send, upload
 from tests.conftest import SIGNALS
-from tests.fake import SEEN, Asked, Fake, Reply, classifier, json_reply
+from tests.fake import Asked, Fake, Reply, json_reply
 from tests.gate import Classifier, Gate, scripted
 from tests.kept import keeper_of
 from tests.processes import Program
@@ -134,28 +134,6 @@ def test_a_file_of_three_aliases_is_held_and_after_its_release_all_three_show_th
         assert shown(gate.url, name) == shown(store.url, name) == content
     again = json.loads(run(gate, "--action", "hold").stdout)
     assert (again["hit_count"], again["held"]) == (0, 0)  # a human has decided
-
-
-def test_files_of_every_kind_come_back_as_they_were(new_gate: NewGate, tmp_path: Path) -> None:
-    """pict-rs rewrites most of what it is sent; what it has written itself it leaves, but for WebM."""
-    store = pictrs.Pictrs(tmp_path / "store", real=pictrs.find())
-    contents = pictures.of_every_format()
-    for kind, content in contents.items():
-        imported(store, content, f"a.{kind}")
-    stored = {kind: shown(store.url, f"a.{kind}") for kind in contents}
-    frames = [{"index": 0, "signals": SIGNALS}]
-    looking = classifier(lambda _: json_reply(200, {**SEEN, "signals": SIGNALS, "frames": frames}))
-    gate = new_gate(pictrs_url=store.url, api_key=store.api_key, classifier_url=looking.url)
-    assert json.loads(run(gate, "--action", "hold").stdout)["held"] == len(contents)
-    said = gate.review("release", "--all", "--yes", "--reviewer", "ann").stdout.splitlines()
-    for kind, before in stored.items():
-        now = shown(store.url, f"a.{kind}")
-        assert now is not None and shown(gate.url, f"a.{kind}") == now
-        (line,) = (line for line in said if f"a.{kind} " in line)
-        # pict-rs gives every WebM that it writes a number of its own.
-        assert (now != before) == ("has written other bytes" in line) == (kind == "webm" and store.is_real)
-    looking.close()
-    store.stop()
 
 
 POINTS = ("case-sealed", *faults.BACKFILLING, *faults.TAKING_AWAY)

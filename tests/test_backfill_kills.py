@@ -15,6 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from proxy.cases.sealing import open_sealed, read_identities
 from proxy.database import Database, cases
 from proxy.database import backfill as runs
@@ -30,6 +32,7 @@ KILLS = int(os.environ.get("GATE_KILLS", "8"))
 BATCH = 64 + 2 * 64  # files that a kill may cost: a batch, and what is under way while it is written
 
 
+@pytest.mark.kills
 async def test_killed_at_any_moment_it_misses_none_and_looks_again_at_the_last_batch_alone(
     tmp_path: Path,
 ) -> None:
@@ -45,6 +48,7 @@ async def test_killed_at_any_moment_it_misses_none_and_looks_again_at_the_last_b
     database.close()
 
 
+@pytest.mark.kills
 def test_killed_at_any_moment_while_it_holds_no_file_is_purged_that_is_not_sealed(tmp_path: Path) -> None:
     files = FILES // 5 * 5
     store = pictrs.Pictrs(tmp_path / "store", real=None, max_files=200, dummy=True)

@@ -118,8 +118,9 @@ def name_of(pid: int) -> str:
         return ""
 
 
+@pytest.mark.kills
 @pytest.mark.timeout(300)  # a start of Ray takes half a minute where others are busy
-@pytest.mark.parametrize("killed", ["driver", "worker"] if "GATE_KILLS" in os.environ else ["nobody"])
+@pytest.mark.parametrize("killed", ["nobody", "driver", "worker"])
 def test_two_workers_report_what_a_classifier_reports(
     new_gate: NewGate, store: pictrs.Pictrs, recipe: Path, tmp_path: Path, short: Path, killed: str
 ) -> None:

@@ -30,6 +30,7 @@ def store(tmp_path: Path) -> Iterator[pictrs.Pictrs]:
     running.stop()
 
 
+@pytest.mark.kills
 @pytest.mark.timeout(120 + 30 * KILLS)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_killed_at_every_point_it_loses_nothing(

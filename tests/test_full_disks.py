@@ -33,6 +33,7 @@ def scene(tmp_path: Path) -> Iterator[Cramped]:
         store.stop()
 
 
+@pytest.mark.kills
 @pytest.mark.timeout(120 + 30 * KILLS)
 def test_where_a_disk_is_full_nothing_is_lost_and_with_room_again_everything_goes_on(
     scene: Cramped,

@@ -263,7 +263,8 @@ def differences(exchange: Exchange, got: Answer) -> list[str]:
     recorded = exchange.body.get("json")
     if recorded is not None and got.status == exchange.status:
         now, then = _shape(got.json()), _shape(recorded)
-        if exchange.name.startswith("hashes"):  # other pictures, and not as many
+        # Other pictures, and not as many. And under load pict-rs names two uploads in either order.
+        if exchange.name.startswith("hashes") or exchange.name == "claim of two":
             now, then = _keys(now), _keys(then)
         if now != then:
             found.append(f"JSON {now}, recorded {then}")
