@@ -1,6 +1,6 @@
 """A backfill that is killed -9 at random moments: every file is looked at, none is purged that is not sealed.
 
-`make kills` kills it often, over many files; here it is a short version.
+`make kills` kills it often, over many files; `.ci/run` runs a short version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Promise 8, by many kills: `make crash KILLS=200`; here a few of them.
+"""Promise 8, by many kills: `make crash KILLS=200`; `.ci/run` runs a few of them.
 
 Whatever point a gate or a reviewer's command dies at: what was promised is durable, nothing is both stored
 and held, no file is without its case, no case is half, and the ledger is whole.

@@ -1,4 +1,4 @@
-"""Promise 8 where a disk is full: all rounds of `tests/full_disks.py` in `make crash`, here a few of them.
+"""Promise 8 where a disk is full: `make crash` plays all of `tests/full_disks.py`, `.ci/run` a few rounds.
 
 Whatever cannot be written: nothing that was promised is lost, nothing is both stored and held, whoever has
 asked is told why not, and with room again everything goes on.
