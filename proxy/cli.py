@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "reviewer" in options and options.reviewer is None:
             options.reviewer = who_reviews()
         status = asyncio.run(options.run(options)) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a supervisor may have closed it
+            sys.stdout.flush()
         return status
     except GateError as error:
         print(f"pictrs-gate: {error}", file=sys.stderr)
@@ -60,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pictrs-gate: database.url: {in_words(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # as where `| head` has read enough; the interpreter writes the rest nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                os.dup2(nowhere, stream.fileno())
         return 141
     except KeyboardInterrupt:
         return 130

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncssh
+import boto3
 import pytest
 from pydantic import SecretStr
 
@@ -235,6 +239,61 @@ def listing(asked: Asked, keys: list[str]) -> Reply:
 
 def error(status: int, code: str) -> Reply:
     return Reply(status, f"<Error><Code>{code}</Code></Error>".encode(), {"Content-Type": "application/xml"})
+
+
+def test_where_amazon_keeps_a_bucket_elsewhere_its_objects_are_signed_for_there() -> None:
+    from moto import mock_aws
+
+    elsewhere = s3_at("http://127.0.0.1:9").model_copy(update={"s3_endpoint": None})
+    with mock_aws():
+        client = boto3.client("s3", "us-east-1", aws_access_key_id="key", aws_secret_access_key="secret")
+        client.create_bucket(
+            Bucket="far-away", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
+        signed = parse_qs(urlsplit(S3Source("far-away", "", elsewhere)._sign("a.png")).query)
+    assert "/eu-central-1/s3/" in signed["X-Amz-Credential"][0]
+
+
+async def test_what_opens_a_picture_is_in_no_log_whatever_its_level(caplog: pytest.LogCaptureFixture) -> None:
+    fake = Fake(lambda asked: Reply(200, b"look"))
+    caplog.set_level(logging.DEBUG)
+    source = S3Source("bucket", "", s3_at(fake.url))
+    assert await source.fetch(Entry("a.png"), 4) == b"look"
+    await source.close()
+    (asked,) = fake.asked
+    (signature,) = parse_qs(urlsplit(asked.target).query)["X-Amz-Signature"]
+    assert signature not in caplog.text and "X-Amz-Credential" not in caplog.text
+    fake.close()
+
+
+_ASKS_FOR_A_SECOND = """
+import asyncio, sys
+from contextlib import suppress
+from tests.test_backfill_reading import S3Source, s3_at
+
+async def main():
+    source = S3Source("bucket", "", s3_at(sys.argv[1]))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await source.page(None)
+    await source.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_listing_without_an_end_keeps_no_program_from_ending() -> None:
+    may_go = threading.Event()
+
+    def answer(_: Asked) -> Reply:
+        may_go.wait(100)
+        return Reply(200)
+
+    fake = Fake(answer)
+    command = [sys.executable, "-c", _ASKS_FOR_A_SECOND, fake.url]
+    subprocess.run(command, check=True, timeout=25, cwd=Path(__file__).parents[1])  # boto3 waits for 30 s
+    may_go.set()
+    fake.close()
 
 
 async def test_sixty_four_objects_are_on_their_way_at_once_and_a_listing_comes_through() -> None:

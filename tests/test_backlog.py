@@ -109,9 +109,12 @@ def test_what_a_gate_had_in_hand_when_it_died_counts_as_a_try(database: Database
     for tries in range(3):
         leased = backlog.lease_case(database, lease())
         assert leased is not None and leased.tries == tries
-        backlog.forget_leases(database, "another gate")
-        assert backlog.lease_case(database, lease()) is None
-        backlog.forget_leases(database, "a gate")
+        until = leased.leased_until
+        assert until is not None
+        for owner, then in (("another gate", until), ("a gate", until - timedelta(seconds=1))):
+            backlog.forget_leases(database, owner, until=then)  # what it has taken since ends later
+            assert backlog.lease_case(database, lease()) is None
+        backlog.forget_leases(database, "a gate", until=until)
 
 
 def test_the_gate_and_a_human_never_release_the_same_case_at_once(database: Database) -> None:

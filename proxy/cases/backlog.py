@@ -152,9 +152,11 @@ class Backlog:
     async def _forget_leases(self) -> None:
         """Those of a gate of this name that was killed. Until that can be written nothing else can."""
         pause_s = self._pace.idle_s
-        while True:
+        until = datetime.now(UTC) + timedelta(seconds=self._pace.lease_s)
+        while datetime.now(UTC) < until:  # by then they have run out by themselves
             try:
-                return await self._database.run(rows.forget_leases, self._owner)
+                await self._database.run(rows.forget_leases, self._owner, until=until)
+                break
             except SQLAlchemyError as error:
                 log.error("the backlog has to wait: %s", said(error))
             await asyncio.sleep(pause_s)

@@ -153,7 +153,7 @@ async def _release(options: argparse.Namespace) -> int:
             case = await decider.release(case_id, identity_file=identity_file, reviewer=options.reviewer)
             shown = [promise.alias for promise in case.promises if promise.removed_at is None]
             where = f"{', '.join(shown)} shows the picture" if shown else "no alias stands for it"
-            waiting = "" if options.all else await _also_waiting(made, case)
+            waiting = "" if options.all else await _also_waiting(made, case, options.cases)
             return f"released; {where}{_not_put_back(case)}{waiting}"
 
         return await _each(made, options, "release", one, usual=_BEFORE[Act.BEGIN_RELEASE])
@@ -272,13 +272,21 @@ def _not_put_back(case: Case) -> str:
     )
 
 
-async def _also_waiting(made: parts.Parts, case: Case) -> str:
-    """Other cases of the bytes that are released now, to be appended; nothing where there is none."""
+async def _also_waiting(made: parts.Parts, case: Case, named: Collection[str]) -> str:
+    """Other cases of the bytes that are released now, to be appended; nothing where there is none.
+
+    Args:
+        named: on the command line: their turn comes.
+    """
     same = Filter(states=tuple(_BEFORE[Act.BEGIN_RELEASE]), sha256=case.sha256)
-    others = len(await made.database.run(lambda database: list(chosen(database, same)))) if case.sha256 else 0
-    if not others:
+    try:
+        found = await made.database.run(lambda database: list(chosen(database, same)))
+    except SQLAlchemyError:  # the release is done, whatever this would have said
         return ""
-    return f"; {others} more of the same file wait: `release --all --sha256 {case.sha256}` releases them"
+    others = [case_id for case_id, _ in found if case_id not in named]
+    if not others or case.sha256 is None:
+        return ""
+    return f"; {len(others)} more of the same file wait: `release --all --sha256 {case.sha256}` releases them"
 
 
 def _elsewhere(done: Confirmation) -> str:

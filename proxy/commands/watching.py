@@ -8,11 +8,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from proxy import parts
 from proxy.backfill.holding import Holding
 from proxy.backfill.looking import Means
-from proxy.backfill.options import Options, a_rate, hours, seconds
+from proxy.backfill.options import Options, a_rate, hours, quiet_for, seconds
 from proxy.backfill.progress import Display, display
 from proxy.backfill.run import Work
 from proxy.backfill.sources import Page
@@ -68,6 +69,8 @@ class _Watch:
         """Looks at what has come since the last round, if anything has, and then at what is behind."""
         if self.holding is not None:
             await self.holding.take_rest()
+        if quiet_for(self.wanted.quiet_hours, datetime.now().astimezone()) > 0:
+            return run
         first = await self.source.page(None)
         run, is_done = await self._over(run, new_pages(self.source, first, run.newest or newest(())))
         if not is_done:

@@ -76,11 +76,16 @@ class Waiting:
 # --- leases ---
 
 
-def forget_leases(database: Database, owner: str) -> None:
-    """A gate that starts has nothing in hand. Who had it is still known: a try that ended so was in vain."""
+def forget_leases(database: Database, owner: str, *, until: datetime) -> None:
+    """A gate that starts has nothing in hand. Who had it is still known: a try that ended so was in vain.
+
+    Args:
+        until: leases up to then are forgotten; what it takes in hand itself ends later.
+    """
     with database.writing() as session:
         for model in (Case, UnseenUpload):
-            session.execute(update(model).where(model.leased_by == owner).values(leased_until=None))
+            old = and_(model.leased_by == owner, model.leased_until <= until)
+            session.execute(update(model).where(old).values(leased_until=None))
 
 
 def lease_case(database: Database, lease: Lease, *, looking: bool = True) -> Case | None:

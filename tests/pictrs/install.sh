@@ -29,6 +29,7 @@ case "$1 ${2:-}" in
     shift
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
+    trap 'exit 1' HUP INT TERM
     cat >"$folder/a.jxl"
     djxl "$folder/a.jxl" "$folder/a.png" 2>/dev/null && "$program" "$folder/a.png" "$@"
     ;;

@@ -7,12 +7,15 @@ nothing ends one where the store gives a byte now and then.
 from __future__ import annotations
 
 import asyncio
-import os
+import io
+import logging
 import re
 import ssl
+import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import aiohttp
 from yarl import URL
@@ -53,30 +56,11 @@ class S3Source:
         Raises:
             ConfigError: the extra is not installed.
         """
-        try:
-            import boto3
-            from botocore.config import Config
-        except ImportError:
-            raise ConfigError("--source s3: needs boto3; pip install 'pictrs-gate[s3]'") from None
-        key, secret = settings.s3_access_key, settings.s3_secret_key
-        # Without keys of ours: those of the environment, of ~/.aws, of the machine.
-        self._client: S3Client = boto3.client(
-            "s3",
-            endpoint_url=settings.s3_endpoint,
-            region_name=settings.s3_region,
-            aws_access_key_id=key,
-            aws_secret_access_key=secret.get_secret_value() if secret else None,
-            config=Config(
-                connect_timeout=WAIT_S,
-                read_timeout=WAIT_S,
-                signature_version="s3v4",
-                retries={"total_max_attempts": 4, "mode": "standard"},
-                s3={"addressing_style": "path"} if settings.s3_endpoint else {},
-            ),
-        )
+        self._settings = settings
+        self._client = self._connected(settings.s3_region)
+        self._signer: S3Client | None = None
         self._bucket, self._prefix = bucket, prefix
-        self._signing = ThreadPoolExecutor(2, "s3-signing")
-        self._listing = ThreadPoolExecutor(1, "s3-listing")
+        self._signing = ThreadPoolExecutor(1, "s3-signing")
         self._reading = asyncio.Semaphore(_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
         self._pages = Pages(self._listed)
@@ -117,11 +101,39 @@ class S3Source:
     async def close(self) -> None:
         """Gives back its connections."""
         await self._pages.close()
-        for threads in (self._signing, self._listing):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._signing.shutdown(wait=False, cancel_futures=True)
         self._client.close()
         if self._session is not None:
             await self._session.close()
+
+    def _connected(self, region: str | None) -> S3Client:
+        """
+        Raises:
+            ConfigError: the extra is not installed.
+        """
+        try:
+            import boto3
+            from botocore.config import Config
+        except ImportError:
+            raise ConfigError("--source s3: needs boto3; pip install 'pictrs-gate[s3]'") from None
+        for name in ("boto3", "botocore", "urllib3"):  # a signed URL is the picture to whoever reads it
+            logging.getLogger(name).setLevel(logging.WARNING)
+        key, secret = self._settings.s3_access_key, self._settings.s3_secret_key
+        # Without keys of ours: those of the environment, of ~/.aws, of the machine.
+        return boto3.client(
+            "s3",
+            endpoint_url=self._settings.s3_endpoint,
+            region_name=region,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=Config(
+                connect_timeout=WAIT_S,
+                read_timeout=WAIT_S,
+                signature_version="s3v4",
+                retries={"total_max_attempts": 4, "mode": "standard"},
+                s3={"addressing_style": "path"} if self._settings.s3_endpoint else {},
+            ),
+        )
 
     # --- listing ---
 
@@ -142,11 +154,10 @@ class S3Source:
 
         try:
             async with asyncio.timeout(4 * WAIT_S):
-                return await self._by(
-                    self._listing,
+                return await _in_a_thread(
                     lambda: self._client.list_objects_v2(
                         Bucket=self._bucket, Prefix=self._prefix, StartAfter=after, MaxKeys=most
-                    ),
+                    )
                 )
         except (BotoCoreError, ClientError, TimeoutError) as error:
             # Never a store's own words, which may hold a key.
@@ -172,28 +183,37 @@ class S3Source:
     async def _read(self, key: str, most: int) -> tuple[int | None, bytes | Unreadable]:
         """An object or why not, and the status of the answer; None where there was none."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.utils import get_environ_proxies
 
         try:
-            signed = await self._by(self._signing, lambda: self._sign(key))
-            async with self._opened().get(URL(signed, encoded=True), allow_redirects=False) as answer:
-                content = bytearray()
+            signed = await asyncio.get_running_loop().run_in_executor(self._signing, self._sign, key)
+            url = URL(signed, encoded=True)
+            proxy = get_environ_proxies(signed).get(url.scheme)
+            async with self._opened().get(url, allow_redirects=False, proxy=proxy) as answer:
+                read = io.BytesIO()  # gives its bytes away without a copy
                 async for piece in answer.content.iter_chunked(_PIECE):
-                    content += piece
-                    if len(content) > (most if answer.status == 200 else _PIECE):
+                    read.write(piece)
+                    if read.tell() > (most if answer.status == 200 else _PIECE):
                         break
         except (aiohttp.ClientError, OSError, BotoCoreError, ClientError) as error:
             return None, Unreadable(type(error).__name__, may_pass=True)
         if answer.status != 200:
-            code = _CODE.search(content)
+            code = _CODE.search(read.getvalue())
             reason = f"the store answered {code[1].decode() if code else answer.status}"
             return answer.status, Unreadable(reason, answer.status == 429 or answer.status >= 500)
-        if len(content) > most:
+        if read.tell() > most:
             return 200, Unreadable(f"it has more than {most} bytes now")
-        return 200, bytes(content)
+        return 200, read.getvalue()
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            authorities = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")  # as boto3
+            import botocore.session
+            from botocore.httpsession import get_cert_path
+
+            # Whom boto3 believes.
+            authorities = botocore.session.get_session().get_config_variable("ca_bundle") or get_cert_path(
+                True
+            )
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=_AT_ONCE, ssl=ssl.create_default_context(cafile=authorities)
@@ -202,13 +222,49 @@ class S3Source:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers={"Accept-Encoding": "identity"},
-                trust_env=True,  # proxies, as boto3
             )
         return self._session
 
     def _sign(self, key: str) -> str:
+        if self._signer is None:
+            self._signer = self._in_its_region()
         named = {"Bucket": self._bucket, "Key": key}
-        return self._client.generate_presigned_url("get_object", Params=named, ExpiresIn=_SIGNED_S)
+        return self._signer.generate_presigned_url("get_object", Params=named, ExpiresIn=_SIGNED_S)
 
-    async def _by(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
+    def _in_its_region(self) -> S3Client:
+        """boto3 is led to Amazon's region of a bucket; a URL has to be signed for it from the first."""
+        from botocore.exceptions import ClientError
+
+        if self._settings.s3_endpoint is not None:
+            return self._client
+        try:
+            told = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]
+        except ClientError:
+            return self._client
+        region = told["HTTPHeaders"].get("x-amz-bucket-region")
+        return self._connected(region) if region else self._client
+
+
+async def _in_a_thread(work: Callable[[], T]) -> T:
+    """The result of `work`, in a thread that keeps no program from ending: answers may have no end."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    def run() -> None:
+        try:
+            outcome: tuple[T | None, Exception | None] = (work(), None)
+        except Exception as error:  # noqa: BLE001 — whoever waits has it
+            outcome = (None, error)
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="s3-listing", daemon=True).start()
+    return await future
