@@ -184,6 +184,30 @@ def test_a_watch_that_begins_before_pict_rs_does_waits_for_it(
     looking.stop()
 
 
+def test_in_quiet_hours_a_watch_looks_at_nothing_and_can_be_stopped(
+    new_gate: Callable[..., Gate], store: pictrs.Pictrs, tmp_path: Path
+) -> None:
+    planted = pictures.png((60, 40), seed=4010)
+    recipe = scripted(tmp_path / "looking", {planted: SIGNALS})
+    looking = Classifier(tmp_path / "looking", ensemble=recipe)
+    gate = new_gate(pictrs_url=store.url, api_key=store.api_key, classifier_url=looking.url, start=False)
+    command = [Path(sys.executable).parent / "pictrs-gate", "backfill", "watch", "--every", "1s"]
+    hour = datetime.now().astimezone().hour
+    hours = ("--quiet-hours", f"{hour:02}:00-{(hour + 2) % 24:02}:00")
+    quiet = Program([*command, "--config", str(gate.config), *hours], tmp_path / "quiet.log")
+    quiet.wait_until(lambda: "watching" in quiet.output())
+    alias = upload(store.url, planted).json()["files"][0]["file"]
+    time.sleep(2.5)  # two rounds
+    quiet.process.send_signal(signal.SIGTERM)
+    assert quiet.process.wait(20) == 0 and alias not in quiet.output()
+    loud = Program([*command, "--config", str(gate.config)], tmp_path / "loud.log")
+    loud.wait_until(lambda: f"hold: {alias}" in loud.output())
+    loud.process.send_signal(signal.SIGTERM)
+    assert loud.process.wait(20) == 0
+    looking.stop()
+    store.stop()
+
+
 POLICY = Policy([Rule("<b>rule", Verdict.HOLD, {"sexual": 0.5})], Verdict.DEFER, Verdict.HOLD)
 EVIL = '=1+1"><script>alert(1)</script>\u202egnp'
 
