@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 import shutil
 import threading
@@ -20,6 +21,7 @@ from pydantic import SecretStr
 
 from proxy.backfill.options import Options
 from proxy.backfill.sources import Entry, Source, Unreadable
+from proxy.backfill.sources.line import Line
 from proxy.backfill.sources.opening import opened
 from proxy.backfill.sources.s3 import S3Error, S3Source
 from proxy.backfill.sources.sftp import SftpError, SftpSource
@@ -31,15 +33,21 @@ from tests.relay import Relay
 from tests.stores import known_host, s3_server, ssh_host
 
 
-async def all_of(source: Source) -> list[str]:
-    """The places that a source lists, page by page."""
-    listed, at = [], None
+async def entries_of(source: Source) -> list[Entry]:
+    """What a source lists, page by page."""
+    listed: list[Entry] = []
+    at = None
     while True:
         page = await source.page(at)
-        listed += [entry.place for entry in page.entries]
+        listed += page.entries
         if page.next is None:
             return listed
         at = page.next
+
+
+async def all_of(source: Source) -> list[str]:
+    """The places of it."""
+    return [entry.place for entry in await entries_of(source)]
 
 
 async def until(is_so: Any) -> None:
@@ -172,7 +180,7 @@ async def test_a_file_that_does_not_come_in_time_is_one_file_and_others_are_aske
             )
             assert isinstance(hanging, Unreadable) and hanging.may_pass and "in time" in hanging.reason
             assert waiting == names[2].encode()
-            assert relay.connections == 2
+            assert relay.connections == 3  # and the one to look round
             relay.is_silent = True
             monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 0.5)
             async with asyncio.timeout(20):
@@ -211,6 +219,149 @@ async def test_a_file_that_has_become_a_link_is_not_followed_over_ssh(
             shutil.rmtree(tmp_path)
             with pytest.raises(SftpError, match="FileNotFoundError"):
                 await source.page(None)
+
+
+@pytest.mark.parametrize("failure", ["hangs", "fails"])
+async def test_a_folder_that_cannot_be_listed_is_one_folder_and_others_are_asked_for_again(
+    failure: str,
+    made: Path,
+    ssh: tuple[BackfillSection, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 1.5)
+    for number in range(40):
+        (tmp_path / f"{number:02}").mkdir()
+        (tmp_path / f"{number:02}" / "a.png").write_bytes(b"look")
+    true_scandir, bad = asyncssh.SFTPClient.scandir, {os.fsencode(tmp_path / "20")}
+    held: set[asyncssh.SFTPClient] = set()
+
+    async def scandir(self: asyncssh.SFTPClient, path: bytes) -> AsyncIterator[Any]:
+        if path in bad and failure == "fails":
+            raise asyncssh.SFTPFailure("Input/output error")
+        if path in bad:
+            held.add(self)
+        if self in held:  # OpenSSH answers one after the other
+            await self.wait_closed()
+            raise asyncssh.SFTPConnectionLost("hung up")
+        async for one in true_scandir(self, path):
+            yield one
+
+    monkeypatch.setattr(asyncssh.SFTPClient, "scandir", scandir)
+    with Relay(ssh[1]) as relay:
+        async with far(made, ssh, tmp_path, relay) as source:
+            entries = await entries_of(source)
+            expected = [f"{number:02}/a.png" if number != 20 else "20" for number in range(40)]
+            assert [entry.place for entry in entries] == expected
+            given_up = await source.fetch(entries[20], 10_000)
+            assert isinstance(given_up, Unreadable) and given_up.may_pass
+            bad.add(os.fsencode(tmp_path))
+            with pytest.raises(SftpError, match="the folder cannot be listed"):
+                await source.page(None)
+
+
+async def test_files_that_do_not_come_hold_up_no_listing(
+    made: Path,
+    ssh: tuple[BackfillSection, int],
+    store: Path,
+    names: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 3.0)
+    with Relay(ssh[1]) as relay:
+        async with far(made, ssh, store, relay) as source:
+            assert await source.fetch(Entry(names[0]), 10_000) == names[0].encode()
+            relay.silence()  # the line of the files
+            fetching = asyncio.ensure_future(source.fetch(Entry(names[1]), 10_000))
+            assert await all_of(source) == names
+            assert not fetching.done() and relay.connections == 2
+            fetching.cancel()
+
+
+async def test_a_run_that_stops_does_not_wait_for_a_mute_host_to_close_a_file(
+    made: Path,
+    ssh: tuple[BackfillSection, int],
+    store: Path,
+    names: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.backfill.sources.sftp._TIDY_S", 0.2)
+    is_reading, true_read = asyncio.Event(), asyncssh.SFTPClientFile.read
+    with Relay(ssh[1]) as relay:
+
+        async def read(self: asyncssh.SFTPClientFile, size: int) -> Any:
+            relay.silence()
+            is_reading.set()
+            return await true_read(self, size)
+
+        monkeypatch.setattr(asyncssh.SFTPClientFile, "read", read)
+        async with far(made, ssh, store, relay) as source:
+            fetching = asyncio.ensure_future(source.fetch(Entry(names[0]), 40_000_000))
+            await is_reading.wait()
+            fetching.cancel()
+            await asyncio.wait({fetching}, timeout=20)  # of three quarters of an hour
+            assert fetching.cancelled()
+
+
+async def test_a_new_connection_without_a_client_is_not_taken_for_one_with_the_old_client(
+    made: Path,
+    ssh: tuple[BackfillSection, int],
+    store: Path,
+    names: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    true_start, failed = asyncssh.SSHClientConnection.start_sftp_client, []
+
+    async def start(self: asyncssh.SSHClientConnection) -> asyncssh.SFTPClient:
+        if failed:
+            return await true_start(self)
+        failed.append(self)
+        raise asyncssh.ConnectionLost("not now")
+
+    with Relay(ssh[1]) as relay:
+        async with far(made, ssh, store, relay) as source:
+            assert await source.fetch(Entry(names[0]), 10_000) == names[0].encode()
+            relay.cut()
+            monkeypatch.setattr(asyncssh.SSHClientConnection, "start_sftp_client", start)
+            assert await source.fetch(Entry(names[1]), 10_000) == names[1].encode()
+            await until(failed[0].is_closed)
+
+
+async def test_a_connection_that_cannot_be_had_is_tried_once_for_all_who_wait_and_not_after_the_end() -> None:
+    dialed = []
+
+    async def dial() -> Any:
+        dialed.append(len(dialed))
+        await asyncio.sleep(0.05)
+        raise ConnectionRefusedError
+
+    line = Line(dial)
+    answers = await asyncio.gather(*(line.connected() for _ in range(100)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {ConnectionRefusedError} and dialed == [0]
+    waiting = asyncio.ensure_future(line.connected())
+    await until(lambda: len(dialed) == 2)
+    await line.close()
+    await asyncio.wait({waiting}, timeout=10)
+    assert waiting.done()
+    with pytest.raises(ConnectionAbortedError):
+        await line.connected()
+    assert len(dialed) == 2
+
+
+async def test_names_that_are_no_utf8_are_listed_escaped_and_read_by_their_bytes(
+    made: Path, ssh: tuple[BackfillSection, int], tmp_path: Path
+) -> None:
+    root = os.fsencode(tmp_path)
+    (tmp_path / os.fsdecode(b"b\xff")).mkdir()
+    for name in (b"a\xe9.png", b"b\xff/c.png", rb"d\xe9.png", "ü.png".encode()):
+        with open(root + b"/" + name, "wb") as file:  # noqa: PTH123 — a path of bytes
+            file.write(name)
+    with Relay(ssh[1]) as relay:
+        async with far(made, ssh, tmp_path, relay) as source:
+            places = await all_of(source)
+            assert places == [r"a\xe9.png", r"b\xff/c.png", r"d\xe9.png", "ü.png"]
+            contents = [await source.fetch(Entry(place), 100) for place in places]
+            assert contents == [b"a\xe9.png", b"b\xff/c.png", rb"d\xe9.png", "ü.png".encode()]
 
 
 # --- S3 ---
