@@ -172,8 +172,9 @@ async def test_a_walk_that_has_failed_asks_for_no_more_folders_though_nobody_ask
         if folder > "010":
             try:
                 await asyncio.Event().wait()
-            finally:
+            except asyncio.CancelledError:
                 ended.append(folder)
+                yield Found("late", is_folder=True)
 
     walk = walked(scan)
     assert (await anext(walk))[0] == "000/file"
