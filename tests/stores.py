@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -9,11 +10,12 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
 
+from proxy.backfill.sources import Entry, Source
 from proxy.sections import BackfillSection
 from tests.processes import Program, free_port
 
@@ -82,3 +84,26 @@ def known_host(made: Path, port: int) -> str:
     """The line by which the host of `ssh_host` is known where it is reached at another port."""
     public = (made / "host.pub").read_text().split()[:2]
     return f"[127.0.0.1]:{port} {' '.join(public)}\n"
+
+
+async def entries_of(source: Source) -> list[Entry]:
+    """What a source lists, page by page."""
+    listed: list[Entry] = []
+    at = None
+    while True:
+        page = await source.page(at)
+        listed += page.entries
+        if page.next is None:
+            return listed
+        at = page.next
+
+
+async def all_of(source: Source) -> list[str]:
+    """The places of it."""
+    return [entry.place for entry in await entries_of(source)]
+
+
+async def until(is_so: Any) -> None:
+    async with asyncio.timeout(30):
+        while not is_so():
+            await asyncio.sleep(0.01)

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.backfill.sources import Entry
 from proxy.backfill.sources.pages import Pages
-from proxy.backfill.sources.walking import AT_ONCE, Found, walked
+from proxy.backfill.sources.walking import AT_ONCE, Found, NotListed, walked
 
 # --- pages ---
 
@@ -140,3 +140,51 @@ async def test_a_walk_is_only_so_far_ahead(monkeypatch: pytest.MonkeyPatch) -> N
     # Those ahead, what was being listed when there were as many, and no more of 31 000.
     assert 200 < settled < 300 + 31 * AT_ONCE
     await walk.aclose()
+
+
+async def test_a_folder_that_cannot_be_listed_is_told_of_with_what_was_found_in_it() -> None:
+    tree = Tree(["a/1", "b/2", "c/3"])
+
+    async def scan(folder: str) -> AsyncIterator[Found]:
+        async for found in tree.scan(folder):
+            yield found
+        if folder == "b":
+            raise NotListed
+
+    assert [(name, found is None) async for name, found in walked(scan)] == [
+        ("a/1", False),
+        ("b", True),
+        ("b/2", False),
+        ("c/3", False),
+    ]
+
+
+async def test_a_walk_that_has_failed_asks_for_no_more_folders_though_nobody_asks_it() -> None:
+    tree, may_go = Tree([f"{number:03}/file" for number in range(900)]), asyncio.Event()
+    ended = []
+
+    async def scan(folder: str) -> AsyncIterator[Found]:
+        async for found in tree.scan(folder):
+            yield found
+        if folder == "010":
+            await may_go.wait()
+            raise ConnectionError
+        if folder > "010":
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ended.append(folder)
+                yield Found("late", is_folder=True)
+
+    walk = walked(scan)
+    assert (await anext(walk))[0] == "000/file"
+    settled = -1
+    while settled != len(tree.scanned):
+        settled = len(tree.scanned)
+        await asyncio.sleep(0.1)
+    assert settled < 300
+    may_go.set()
+    await asyncio.sleep(0.1)
+    assert len(tree.scanned) == settled and len(ended) == AT_ONCE - 1
+    with pytest.raises(ConnectionError):
+        await anext(walk)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from proxy.backfill.sources import Entry, Page, Unreadable
-from proxy.backfill.sources.names import may_be_media, time_in
+from proxy.backfill.sources.names import escaped, may_be_media, time_in, unescaped
 from proxy.errors import ConfigError
 
 _PAGE = 100
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 _FOR_GOOD = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
 )
@@ -70,7 +68,7 @@ class FilesSource:
             try:
                 descriptor = os.open(self._folder / place, _READ)
             except FileNotFoundError:
-                descriptor = os.open(os.fsencode(self._folder) + b"/" + _unescaped(place), _READ)
+                descriptor = os.open(os.fsencode(self._folder) + b"/" + unescaped(place), _READ)
             with open(descriptor, "rb") as file:  # noqa: PTH123 — of a descriptor
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     return Unreadable("no plain file any more")
@@ -78,15 +76,6 @@ class FilesSource:
         except OSError as error:
             return Unreadable(error.strerror or type(error).__name__, error.errno not in _FOR_GOOD)
         return content if len(content) <= most else Unreadable(f"it has more than {most} bytes now")
-
-
-def _escaped(name: str) -> str:
-    """A name as it can be kept and shown: bytes of it that are no UTF-8 become `\\xff`."""
-    return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def _unescaped(place: str) -> bytes:
-    return _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), place.encode())
 
 
 def _walk(folder: Path, prefix: str, after: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result | None]]:
@@ -98,7 +87,7 @@ def _walk(folder: Path, prefix: str, after: tuple[str, ...]) -> Iterator[tuple[s
         OSError: the folder itself cannot be read.
     """
     with os.scandir(folder) as found:
-        entries = sorted(((_escaped(one.name), one) for one in found), key=lambda named: named[0])
+        entries = sorted(((escaped(os.fsencode(one.name)), one) for one in found), key=lambda named: named[0])
     for name, entry in entries:
         if after and name < after[0]:
             continue

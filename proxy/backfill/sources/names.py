@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 _CUT_UP = re.compile(r"(?:^|/)((?:[0-9a-f]{2}/){10}[0-9a-f]{12})(?:\.[0-9a-z]{1,8})?$")
 # What pict-rs and its tools leave beside the files.
 _EXTENSIONS = frozenset({"apng", "avif", "gif", "jpeg", "jpg", "jxl", "mov", "mp4", "png", "webm", "webp"})
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 def time_in(name: str) -> datetime | None:
@@ -27,3 +28,13 @@ def may_be_media(name: str) -> bool:
     """Whether a file of this name can be a picture or video: it has their extension, or none."""
     last = name.rpartition("/")[2]
     return "." not in last or last.rpartition(".")[2].lower() in _EXTENSIONS
+
+
+def escaped(name: bytes) -> str:
+    """A name as it can be kept and shown: bytes of it that are no UTF-8 become `\\xff`."""
+    return name.decode(errors="backslashreplace")
+
+
+def unescaped(place: str) -> bytes:
+    """The name that `escaped` was given, but where that had such an escape in it already."""
+    return _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), place.encode())

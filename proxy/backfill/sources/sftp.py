@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.backfill.sources import Entry, Page, Unreadable
-from proxy.backfill.sources.names import may_be_media, time_in
+from proxy.backfill.sources.line import Deadline, Line
+from proxy.backfill.sources.names import escaped, may_be_media, time_in, unescaped
 from proxy.backfill.sources.pages import Pages
 from proxy.backfill.sources.waiting import WAIT_S, whole_s
-from proxy.backfill.sources.walking import Found, walked
+from proxy.backfill.sources.walking import Found, NotListed, walked
 from proxy.errors import ConfigError, GateError
 from proxy.sections import BackfillSection
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 128  # files
 _TRIES = 3  # where the connection is lost meanwhile
+_TIDY_S = 2.0  # for the answer to a close, which the host does without being waited for
+_NOT_LISTED = "not to be read"  # the mark of a folder
+
+_T = TypeVar("_T")
 
 
 class SftpError(GateError):
@@ -58,16 +64,18 @@ class SftpSource:
         self._known, self._key = known, settings.sftp_key_file
         self._host, self._port, self._user = host, port, user
         self._root = folder.rstrip("/")
-        self._connection: SSHClientConnection | None = None
-        self._client: SFTPClient | None = None
+        # OpenSSH answers a connection in order: behind files a listing would wait for all of their bytes,
+        # and one that hangs holds up those behind it.
+        self._reads, self._listings, self._aside = (Line(self._dialed) for _ in range(3))
+        self._one_by_one = asyncio.Lock()  # what goes over `_aside`
         self._lost = (
             ConnectionError,
             asyncssh.ConnectionLost,
             asyncssh.SFTPConnectionLost,
             asyncssh.SFTPNoConnection,
         )
-        self._connecting = asyncio.Lock()
         self._reading = asyncio.Semaphore(_AT_ONCE)
+        self._under_way: set[asyncio.Future[Any]] = set()
         self._pages = Pages(self._listed)
 
     async def page(self, at: str | None) -> Page:
@@ -76,14 +84,10 @@ class SftpSource:
         Raises:
             SftpError: the host cannot be asked.
         """
-        for _ in range(_TRIES):
-            try:
-                return await self._pages.page(at)
-            except self._lost:  # by a line that was cut, or a file that it was given up for
-                await self._look_round()
-            except (OSError, self._ssh.Error, TimeoutError) as error:
-                raise self._gone(error) from None
-        raise SftpError(f"sftp://{self._host}: the connection is lost again and again")
+        try:
+            return await self._pages.page(at)
+        except (OSError, self._ssh.Error, NotListed) as error:
+            raise self._gone(error) from None
 
     async def fetch(self, entry: Entry, most: int) -> bytes | Unreadable:
         """See `Source.fetch`.
@@ -91,11 +95,12 @@ class SftpSource:
         Raises:
             SftpError: the host cannot be asked any more.
         """
-        path = f"{self._root}/{entry.place}"
+        if entry.mark == _NOT_LISTED:
+            return Unreadable("the host does not list this folder", may_pass=True)
         async with self._reading:
             for _ in range(_TRIES):
                 try:
-                    return await self._read(path, most)
+                    return await self._by_name(entry.place, partial(self._read, most))
                 except (self._ssh.SFTPNoSuchFile, self._ssh.SFTPPermissionDenied) as error:
                     return Unreadable(f"the host answered {type(error).__name__}")
                 except TimeoutError:
@@ -111,59 +116,108 @@ class SftpSource:
 
     async def close(self) -> None:
         """Hangs up."""
-        if self._connection is not None:
-            self._connection.abort()  # whatever waits for an answer ends here
-            await self._connection.wait_closed()
+        for line in (self._listings, self._reads, self._aside):
+            await line.close()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
         await self._pages.close()
 
-    async def _connected(self) -> tuple[SSHClientConnection, SFTPClient]:
-        async with self._connecting:
-            if self._connection is None or self._client is None or self._connection.is_closed():
-                self._connection = await self._ssh.connect(
-                    self._host,
-                    self._port,
-                    username=self._user if self._user is not None else (),
-                    known_hosts=str(self._known),
-                    client_keys=[str(self._key)] if self._key else (),
-                    config=None,
-                    connect_timeout=WAIT_S,
-                    login_timeout=WAIT_S,
-                    keepalive_interval=10,
-                )
-                with _Deadline(self._connection, WAIT_S):
-                    self._client = await self._connection.start_sftp_client()
-            return self._connection, self._client
+    async def _dialed(self) -> tuple[SSHClientConnection, SFTPClient]:
+        connection = await self._ssh.connect(
+            self._host,
+            self._port,
+            username=self._user if self._user is not None else (),
+            known_hosts=str(self._known),
+            client_keys=[str(self._key)] if self._key else (),
+            config=None,
+            connect_timeout=WAIT_S,
+            login_timeout=WAIT_S,
+            keepalive_interval=10,
+        )
+        try:
+            with Deadline(connection, WAIT_S):
+                return connection, await connection.start_sftp_client()
+        except BaseException:
+            connection.abort()
+            raise
 
     async def _listed(self, after: str | None) -> AsyncGenerator[Entry]:
         async with aclosing(walked(self._scanned, after)) as files:
             async for name, found in files:
                 if found is None:
-                    yield Entry(name, mark="not to be read")
+                    yield Entry(name, mark=_NOT_LISTED)
                 elif may_be_media(name):
                     yield _entry(name, found)
 
     async def _scanned(self, folder: str) -> AsyncIterator[Found]:
-        connection, client = await self._connected()
-        path = f"{self._root}/{folder}" if folder else self._root or "/"
-        try:
-            with _Deadline(connection, WAIT_S) as deadline:
-                async for one in client.scandir(path):
-                    deadline.renew()
-                    if (found := _found(str(one.filename), one.attrs)) is not None:
-                        yield found
-        except self._ssh.SFTPNoSuchFile:
-            raise FileNotFoundError(errno.ENOENT, "no such folder") from None
-        except self._ssh.SFTPPermissionDenied:
-            raise PermissionError(errno.EACCES, "not to be read") from None
+        found: dict[str, Found] = {}
+        failed = await self._tried(folder, found)
+        for one in found.values():
+            yield one
+        if failed is not None:
+            raise failed
 
-    async def _read(self, path: str, most: int) -> bytes | Unreadable:
-        connection, client = await self._connected()
-        with _Deadline(connection, whole_s(most)):
+    async def _tried(self, folder: str, found: dict[str, Found]) -> Exception | None:
+        """Lists a folder into `found`, and again where that fails: at last alone, for another may have hung.
+
+        Raises:
+            SftpError: the host answers nothing else either.
+        """
+        has_hung, reason = False, ""
+        for left in reversed(range(_TRIES)):
+            is_alone = has_hung or not left
+            line = self._aside if is_alone else self._listings
+            try:
+                async with self._one_by_one if is_alone else nullcontext():
+                    await self._by_name(folder, partial(self._list, line, found))
+                return None
+            except self._ssh.SFTPNoSuchFile:
+                return FileNotFoundError(errno.ENOENT, "no such folder")
+            except self._ssh.SFTPPermissionDenied:
+                return PermissionError(errno.EACCES, "not to be read")
+            except (TimeoutError, self._ssh.SFTPError, *self._lost) as error:
+                has_hung, reason = isinstance(error, TimeoutError), type(error).__name__
+                if has_hung or not left:
+                    await self._look_round()
+        return NotListed(f"the folder cannot be listed ({reason})")
+
+    async def _list(self, line: Line, found: dict[str, Found], path: bytes) -> None:
+        connection, client = await line.connected()
+        with Deadline(connection, WAIT_S) as deadline:
+            async for named in client.scandir(path):
+                deadline.renew()
+                assert isinstance(named.filename, bytes)  # as the path is
+                if (one := _found(escaped(named.filename), named.attrs)) is not None:
+                    found[one.name] = one
+
+    async def _by_name(self, place: str, do: Callable[[bytes], Awaitable[_T]]) -> _T:
+        """Does it with what is at a place, which may be written with its bytes that are no UTF-8 escaped."""
+        root = self._root.encode(errors="surrogateescape")
+        path = root + b"/" + place.encode() if place else root or b"/"
+        try:
+            return await do(path)
+        except self._ssh.SFTPNoSuchFile:
+            true = root + b"/" + unescaped(place)
+            if not place or true == path:
+                raise
+            return await do(true)
+
+    async def _read(self, most: int, path: bytes) -> bytes | Unreadable:
+        connection, client = await self._reads.connected()
+        with Deadline(connection, whole_s(most)):
             facts = await client.lstat(path)  # `open` would follow a link
             if not stat.S_ISREG(facts.permissions or 0):
                 return Unreadable("no plain file any more")
-            async with client.open(path, "rb") as file:
-                content = await file.read(most + 1)
+            file = await client.open(path, "rb")
+            try:
+                # Cancelled itself, it would leave what it has asked for to nobody, and asyncio complain.
+                reading = asyncio.ensure_future(file.read(most + 1))
+                self._under_way.add(reading)
+                reading.add_done_callback(self._under_way.discard)
+                content = await asyncio.shield(reading)
+            finally:
+                with suppress(OSError, self._ssh.Error):  # whoever stops a run does not wait for a mute host
+                    async with asyncio.timeout(_TIDY_S):
+                        await file.close()
         if isinstance(content, str):
             raise TypeError("a file that was opened as bytes gave text")
         return content if len(content) <= most else Unreadable(f"it has more than {most} bytes now")
@@ -176,14 +230,14 @@ class SftpSource:
         """
         for is_last in (False, True):
             try:
-                connection, client = await self._connected()
-                with _Deadline(connection, WAIT_S):
-                    await client.lstat(self._root or "/")
+                async with self._one_by_one:
+                    connection, client = await self._aside.connected()
+                    with Deadline(connection, WAIT_S):
+                        await client.lstat(self._root or "/")
                 return
             except (OSError, self._ssh.Error, TimeoutError) as error:
-                if is_last or not isinstance(
-                    error, self._lost
-                ):  # at first it may be the one that is just lost
+                # At first it may be the one that is just lost.
+                if is_last or not isinstance(error, self._lost):
                     raise self._gone(error) from None
 
     def _gone(self, error: Exception) -> SftpError:
@@ -192,40 +246,9 @@ class SftpSource:
             advice = "its key is not among the known hosts; see backfill.sftp_known_hosts"
         elif isinstance(error, self._ssh.PermissionDenied):
             advice = "it does not let the gate in; see backfill.sftp_key_file"
+        elif isinstance(error, NotListed):
+            advice = str(error)
         return SftpError(f"sftp://{self._host}: {advice}")
-
-
-class _Deadline:
-    """Hangs up where the host does not answer in time, and then raises TimeoutError.
-
-    asyncssh waits for the host even to tidy up after a request that was cancelled, so a cancel ends nothing.
-    """
-
-    def __init__(self, connection: SSHClientConnection, seconds: float) -> None:
-        self._connection, self._seconds = connection, seconds
-        self._loop = asyncio.get_running_loop()
-        self._is_over = False
-
-    def __enter__(self) -> Self:
-        self.renew()
-        self._timer = self._loop.call_at(self._until, self._look)
-        return self
-
-    def renew(self) -> None:
-        """The host has answered; it has as long once more."""
-        self._until = self._loop.time() + self._seconds
-
-    def _look(self) -> None:
-        if self._loop.time() < self._until:
-            self._timer = self._loop.call_at(self._until, self._look)
-        else:
-            self._is_over = True
-            self._connection.abort()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._timer.cancel()
-        if self._is_over and isinstance(error, Exception):
-            raise TimeoutError from None
 
 
 def _found(name: str, facts: SFTPAttrs) -> Found | None:

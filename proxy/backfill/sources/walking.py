@@ -33,15 +33,20 @@ class Found:
     changed: int = 0
 
 
-# The folders and plain files in a folder, by its path from the root; FileNotFoundError, PermissionError.
+class NotListed(Exception):
+    """A folder that cannot be listed, though others can."""
+
+
+# The folders and plain files in a folder, by its path from the root.
+# Raises FileNotFoundError, PermissionError and NotListed; whatever else ends the walk.
 Scan = Callable[[str], AsyncIterator[Found]]
 
 
 async def walked(scan: Scan, after: str | None = None) -> AsyncGenerator[tuple[str, Found | None]]:
-    """Every file after `after`, by its path from the root; of a folder that may not be read None.
+    """Every file after `after`, by its path from the root; of a folder that cannot be read None.
 
     Raises:
-        FileNotFoundError, PermissionError: the root itself.
+        FileNotFoundError, PermissionError, NotListed: the root itself.
         what else `scan` raises.
     """
     walk = _Walk(scan, tuple(after.split("/")) if after else ())
@@ -84,7 +89,7 @@ class _Walk:
             task.cancel()
 
     def _begin(self) -> None:
-        while self._waiting and len(self._listing) < AT_ONCE:
+        while self._failed is None and self._waiting and len(self._listing) < AT_ONCE:
             if len(self._ready) + len(self._waiting) > _AHEAD and not self._is_next(self._waiting[0]):
                 return
             path = heapq.heappop(self._waiting)
@@ -98,10 +103,11 @@ class _Walk:
             async for found in self._scan("/".join(path)):
                 self._add((*path, found.name), found)
         except Exception as error:  # noqa: BLE001 — whoever asks for the next file has it
-            if path and isinstance(error, PermissionError):
+            if path and isinstance(error, PermissionError | NotListed):
                 self._keep(path, None)
             elif not path or not isinstance(error, FileNotFoundError):  # deleted meanwhile
                 self._failed = self._failed or error
+                self.end()  # each of the others could wait for the same host in vain
         finally:
             del self._listing[path]
             self._begin()

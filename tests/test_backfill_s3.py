@@ -1,223 +1,28 @@
-"""Stores that are far away, slow, or stop answering: how S3 and SSH are read then."""
+"""An S3 store that is far away, slow, or stops answering: how it is read then."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
-import random
-import shutil
 import subprocess
 import sys
 import threading
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import asyncssh
 import boto3
 import pytest
 from pydantic import SecretStr
 
 from proxy.backfill.options import Options
-from proxy.backfill.sources import Entry, Source, Unreadable
+from proxy.backfill.sources import Entry, Unreadable
 from proxy.backfill.sources.opening import opened
 from proxy.backfill.sources.s3 import S3Error, S3Source
-from proxy.backfill.sources.sftp import SftpError, SftpSource
-from proxy.backfill.sources.walking import AT_ONCE
 from proxy.pictrs import Pictrs
 from proxy.sections import BackfillSection
 from tests.fake import Asked, Fake, Reply
-from tests.relay import Relay
-from tests.stores import known_host, s3_server, ssh_host
-
-
-async def all_of(source: Source) -> list[str]:
-    """The places that a source lists, page by page."""
-    listed, at = [], None
-    while True:
-        page = await source.page(at)
-        listed += [entry.place for entry in page.entries]
-        if page.next is None:
-            return listed
-        at = page.next
-
-
-async def until(is_so: Any) -> None:
-    async with asyncio.timeout(30):
-        while not is_so():
-            await asyncio.sleep(0.01)
-
-
-# --- SSH ---
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ssh")
-
-
-@pytest.fixture(scope="module")
-def ssh(made: Path) -> Iterator[tuple[BackfillSection, int]]:
-    with ssh_host(made) as host:
-        yield host
-
-
-@pytest.fixture(scope="module")
-def names() -> list[str]:
-    """As pict-rs gives them, one every minute or so."""
-    numbers, at = random.Random(5), 1_700_000_000_000
-    made = []
-    for _ in range(200):
-        at += numbers.randint(1, 120_000)
-        digits = f"{at:012x}7{numbers.getrandbits(12):03x}a{numbers.getrandbits(60):015x}"
-        made.append("/".join(digits[first : first + 2] for first in range(0, 20, 2)) + f"/{digits[20:]}.png")
-    return made
-
-
-@pytest.fixture(scope="module")
-def store(names: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("store")
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(name.encode())
-    return root
-
-
-@pytest.fixture
-def scans(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """How many folders a host is asked for, and at once."""
-    seen: dict[str, Any] = {"of": Counter(), "now": 0, "most": 0, "on_scan": lambda: None}
-    true_scandir = asyncssh.SFTPClient.scandir
-
-    async def scandir(self: asyncssh.SFTPClient, path: str) -> AsyncIterator[Any]:
-        seen["of"][path] += 1
-        seen["now"] += 1
-        seen["most"] = max(seen["most"], seen["now"])
-        seen["on_scan"]()
-        try:
-            async for one in true_scandir(self, path):
-                yield one
-        finally:
-            seen["now"] -= 1
-
-    monkeypatch.setattr(asyncssh.SFTPClient, "scandir", scandir)
-    return seen
-
-
-@asynccontextmanager
-async def far(
-    made: Path, ssh: tuple[BackfillSection, int], store: Path, relay: Relay
-) -> AsyncIterator[SftpSource]:
-    (made / "known_hosts").write_text(known_host(made, relay.port))
-    source = SftpSource("127.0.0.1", str(store), ssh[0], port=relay.port)
-    try:
-        async with asyncio.timeout(60):
-            yield source
-    finally:
-        await source.close()
-
-
-async def test_folders_of_a_far_host_are_listed_many_at_once_and_each_once(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
-    store: Path,
-    names: list[str],
-    scans: dict[str, Any],
-) -> None:
-    with Relay(ssh[1], delay_s=0.025) as relay:
-        async with far(made, ssh, store, relay) as source:
-            assert await all_of(source) == names
-            assert 100 <= scans["most"] <= AT_ONCE
-            folders = sum(1 for path in store.rglob("*") if path.is_dir())
-            assert set(scans["of"].values()) == {1} and len(scans["of"]) == folders + 1
-            contents = await asyncio.gather(*(source.fetch(Entry(name), 10_000) for name in names))
-            assert contents == [name.encode() for name in names]
-
-
-async def test_a_host_that_stops_answering_ends_a_listing_by_the_deadline_of_an_answer(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
-    store: Path,
-    scans: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 0.5)
-    with Relay(ssh[1]) as relay:
-
-        def on_scan() -> None:
-            relay.is_silent = relay.is_silent or len(scans["of"]) > 100
-
-        scans["on_scan"] = on_scan
-        async with far(made, ssh, store, relay) as source:
-            async with asyncio.timeout(20):  # far less than what SSH itself takes to see it
-                with pytest.raises(SftpError, match="sftp://127"):
-                    await all_of(source)
-            await until(lambda: "_Walk._list" not in repr(asyncio.all_tasks()))
-
-
-async def test_a_file_that_does_not_come_in_time_is_one_file_and_others_are_asked_for_again(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
-    store: Path,
-    names: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("proxy.backfill.sources.sftp.whole_s", lambda most: 0.5 if most == 1000 else 20.0)
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, store, relay) as source:
-            assert await source.fetch(Entry(names[0]), 10_000) == names[0].encode()
-            relay.silence()  # this line; another one may be had
-            hanging, waiting = await asyncio.gather(
-                source.fetch(Entry(names[1]), 1000), source.fetch(Entry(names[2]), 2000)
-            )
-            assert isinstance(hanging, Unreadable) and hanging.may_pass and "in time" in hanging.reason
-            assert waiting == names[2].encode()
-            assert relay.connections == 2
-            relay.is_silent = True
-            monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 0.5)
-            async with asyncio.timeout(20):
-                with pytest.raises(SftpError):
-                    await source.fetch(Entry(names[3]), 1000)
-
-
-async def test_a_line_that_is_cut_costs_neither_a_listing_nor_a_file(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
-    store: Path,
-    names: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("proxy.backfill.sources.pages._SOON_S", 60.0)
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, store, relay) as source:
-            first = await source.page(None)
-            relay.cut()
-            second = await source.page(first.next)
-            listed = [entry.place for page in (first, second) for entry in page.entries]
-            assert len(first.entries) == 100 and listed == names[: len(listed)]
-            relay.cut()
-            assert await source.fetch(first.entries[7], 10_000) == names[7].encode()
-
-
-async def test_a_file_that_has_become_a_link_is_not_followed_over_ssh(
-    made: Path, ssh: tuple[BackfillSection, int], tmp_path: Path
-) -> None:
-    (tmp_path / "a.png").symlink_to("/etc/passwd")
-    (tmp_path / "b").symlink_to("/etc")
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, tmp_path, relay) as source:
-            assert await all_of(source) == []
-            assert isinstance(await source.fetch(Entry("a.png"), 10_000), Unreadable)
-            shutil.rmtree(tmp_path)
-            with pytest.raises(SftpError, match="FileNotFoundError"):
-                await source.page(None)
-
-
-# --- S3 ---
+from tests.stores import all_of, s3_server, until
 
 
 def s3_at(url: str) -> BackfillSection:
@@ -269,7 +74,7 @@ async def test_what_opens_a_picture_is_in_no_log_whatever_its_level(caplog: pyte
 _ASKS_FOR_A_SECOND = """
 import asyncio, sys
 from contextlib import suppress
-from tests.test_backfill_reading import S3Source, s3_at
+from tests.test_backfill_s3 import S3Source, s3_at
 
 async def main():
     source = S3Source("bucket", "", s3_at(sys.argv[1]))
