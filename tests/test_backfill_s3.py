@@ -175,7 +175,7 @@ async def test_an_object_that_comes_drop_by_drop_is_given_up(
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         source = S3Source("bucket", "", s3_at(f"http://127.0.0.1:{port}"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             given_up = await source.fetch(Entry("a.png"), 2_000_000)
             assert isinstance(given_up, Unreadable) and given_up.may_pass and "in time" in given_up.reason
             await is_hung_up.wait()
