@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,10 @@ async def test_in_a_store_that_was_empty_everything_is_new() -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> pictrs.Pictrs:
-    return pictrs.Pictrs(tmp_path / "store", real=None)
+def store(tmp_path: Path) -> Iterator[pictrs.Pictrs]:
+    running = pictrs.Pictrs(tmp_path / "store", real=None)
+    yield running
+    running.stop()
 
 
 def test_a_watch_looks_at_what_has_come_since_the_run_and_says_what_it_finds(
@@ -158,7 +160,6 @@ def test_a_watch_looks_at_what_has_come_since_the_run_and_says_what_it_finds(
     assert found["run"] == 2 and hit["aliases"] == [last] and hit["signals"] == SIGNALS
     assert (hit["sha256"], hit["verdict"], hit["case"]) == (sha256(planted[3]), "hold", None)
     looking.stop()
-    store.stop()
 
 
 def until_told(told: Path, wanted: Callable[[Any], bool]) -> list[Any]:
@@ -172,7 +173,7 @@ def until_told(told: Path, wanted: Callable[[Any], bool]) -> list[Any]:
 
 
 def test_a_watch_that_begins_before_pict_rs_does_waits_for_it(
-    new_gate: Callable[..., Gate], store: pictrs.Pictrs, tmp_path: Path
+    new_gate: Callable[..., Gate], tmp_path: Path
 ) -> None:
     looking = Classifier(tmp_path / "looking", ensemble=scripted(tmp_path / "looking", {}))
     gate = new_gate(pictrs_url="http://127.0.0.1:9", classifier_url=looking.url, start=False)
@@ -205,7 +206,6 @@ def test_in_quiet_hours_a_watch_looks_at_nothing_and_can_be_stopped(
     loud.process.send_signal(signal.SIGTERM)
     assert loud.process.wait(20) == 0
     looking.stop()
-    store.stop()
 
 
 POLICY = Policy([Rule("<b>rule", Verdict.HOLD, {"sexual": 0.5})], Verdict.DEFER, Verdict.HOLD)
