@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,28 +78,38 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-@asynccontextmanager
-async def far(
-    made: Path, ssh: tuple[BackfillSection, int], store: Path, relay: Relay
-) -> AsyncIterator[SftpSource]:
-    (made / "known_hosts").write_text(known_host(made, relay.port))
-    source = SftpSource("127.0.0.1", str(store), ssh[0], port=relay.port)
-    try:
-        async with asyncio.timeout(60):
-            yield source
-    finally:
-        await source.close()
+@dataclass
+class Far:
+    """A host behind SSH, to be reached through a relay."""
+
+    made: Path
+    settings: BackfillSection
+    port: int
+
+    @asynccontextmanager
+    async def source(self, store: Path, relay: Relay) -> AsyncIterator[SftpSource]:
+        (self.made / "known_hosts").write_text(known_host(self.made, relay.port))
+        source = SftpSource("127.0.0.1", str(store), self.settings, port=relay.port)
+        try:
+            async with asyncio.timeout(60):
+                yield source
+        finally:
+            await source.close()
+
+
+@pytest.fixture
+def far(made: Path, ssh: tuple[BackfillSection, int]) -> Far:
+    return Far(made, *ssh)
 
 
 async def test_folders_of_a_far_host_are_listed_many_at_once_and_each_once(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
+    far: Far,
     store: Path,
     names: list[str],
     scans: dict[str, Any],
 ) -> None:
-    with Relay(ssh[1], delay_s=0.025) as relay:
-        async with far(made, ssh, store, relay) as source:
+    with Relay(far.port, delay_s=0.025) as relay:
+        async with far.source(store, relay) as source:
             assert await all_of(source) == names
             assert 100 <= scans["most"] <= AT_ONCE
             folders = sum(1 for path in store.rglob("*") if path.is_dir())
@@ -108,20 +119,19 @@ async def test_folders_of_a_far_host_are_listed_many_at_once_and_each_once(
 
 
 async def test_a_host_that_stops_answering_ends_a_listing_by_the_deadline_of_an_answer(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
+    far: Far,
     store: Path,
     scans: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 0.5)
-    with Relay(ssh[1]) as relay:
+    with Relay(far.port) as relay:
 
         def on_scan() -> None:
             relay.is_silent = relay.is_silent or len(scans["of"]) > 100
 
         scans["on_scan"] = on_scan
-        async with far(made, ssh, store, relay) as source:
+        async with far.source(store, relay) as source:
             async with asyncio.timeout(20):  # far less than what SSH itself takes to see it
                 with pytest.raises(SftpError, match="sftp://127"):
                     await all_of(source)
@@ -129,15 +139,14 @@ async def test_a_host_that_stops_answering_ends_a_listing_by_the_deadline_of_an_
 
 
 async def test_a_file_that_does_not_come_in_time_is_one_file_and_others_are_asked_for_again(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
+    far: Far,
     store: Path,
     names: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("proxy.backfill.sources.sftp.whole_s", lambda most: 0.5 if most == 1000 else 20.0)
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, store, relay) as source:
+    with Relay(far.port) as relay:
+        async with far.source(store, relay) as source:
             assert await source.fetch(Entry(names[0]), 10_000) == names[0].encode()
             relay.silence()  # this line; another one may be had
             hanging, waiting = await asyncio.gather(
@@ -154,15 +163,14 @@ async def test_a_file_that_does_not_come_in_time_is_one_file_and_others_are_aske
 
 
 async def test_a_line_that_is_cut_costs_neither_a_listing_nor_a_file(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
+    far: Far,
     store: Path,
     names: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("proxy.backfill.sources.pages._SOON_S", 60.0)
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, store, relay) as source:
+    with Relay(far.port) as relay:
+        async with far.source(store, relay) as source:
             first = await source.page(None)
             relay.cut()
             second = await source.page(first.next)
@@ -172,13 +180,11 @@ async def test_a_line_that_is_cut_costs_neither_a_listing_nor_a_file(
             assert await source.fetch(first.entries[7], 10_000) == names[7].encode()
 
 
-async def test_a_file_that_has_become_a_link_is_not_followed_over_ssh(
-    made: Path, ssh: tuple[BackfillSection, int], tmp_path: Path
-) -> None:
+async def test_a_file_that_has_become_a_link_is_not_followed_over_ssh(far: Far, tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("/etc/passwd")
     (tmp_path / "b").symlink_to("/etc")
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, tmp_path, relay) as source:
+    with Relay(far.port) as relay:
+        async with far.source(tmp_path, relay) as source:
             assert await all_of(source) == []
             assert isinstance(await source.fetch(Entry("a.png"), 10_000), Unreadable)
             shutil.rmtree(tmp_path)
@@ -189,8 +195,7 @@ async def test_a_file_that_has_become_a_link_is_not_followed_over_ssh(
 @pytest.mark.parametrize("failure", ["hangs", "fails"])
 async def test_a_folder_that_cannot_be_listed_is_one_folder_and_others_are_asked_for_again(
     failure: str,
-    made: Path,
-    ssh: tuple[BackfillSection, int],
+    far: Far,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,8 +218,8 @@ async def test_a_folder_that_cannot_be_listed_is_one_folder_and_others_are_asked
             yield one
 
     monkeypatch.setattr(asyncssh.SFTPClient, "scandir", scandir)
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, tmp_path, relay) as source:
+    with Relay(far.port) as relay:
+        async with far.source(tmp_path, relay) as source:
             entries = await entries_of(source)
             expected = [f"{number:02}/a.png" if number != 20 else "20" for number in range(40)]
             assert [entry.place for entry in entries] == expected
@@ -226,15 +231,14 @@ async def test_a_folder_that_cannot_be_listed_is_one_folder_and_others_are_asked
 
 
 async def test_files_that_do_not_come_hold_up_no_listing(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
+    far: Far,
     store: Path,
     names: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("proxy.backfill.sources.sftp.WAIT_S", 3.0)
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, store, relay) as source:
+    with Relay(far.port) as relay:
+        async with far.source(store, relay) as source:
             assert await source.fetch(Entry(names[0]), 10_000) == names[0].encode()
             relay.silence()  # the line of the files
             fetching = asyncio.ensure_future(source.fetch(Entry(names[1]), 10_000))
@@ -244,15 +248,14 @@ async def test_files_that_do_not_come_hold_up_no_listing(
 
 
 async def test_a_run_that_stops_does_not_wait_for_a_mute_host_to_close_a_file(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
+    far: Far,
     store: Path,
     names: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("proxy.backfill.sources.sftp._TIDY_S", 0.2)
     is_reading, true_read = asyncio.Event(), asyncssh.SFTPClientFile.read
-    with Relay(ssh[1]) as relay:
+    with Relay(far.port) as relay:
 
         async def read(self: asyncssh.SFTPClientFile, size: int) -> Any:
             relay.silence()
@@ -260,7 +263,7 @@ async def test_a_run_that_stops_does_not_wait_for_a_mute_host_to_close_a_file(
             return await true_read(self, size)
 
         monkeypatch.setattr(asyncssh.SFTPClientFile, "read", read)
-        async with far(made, ssh, store, relay) as source:
+        async with far.source(store, relay) as source:
             fetching = asyncio.ensure_future(source.fetch(Entry(names[0]), 40_000_000))
             await is_reading.wait()
             fetching.cancel()
@@ -269,8 +272,7 @@ async def test_a_run_that_stops_does_not_wait_for_a_mute_host_to_close_a_file(
 
 
 async def test_a_new_connection_without_a_client_is_not_taken_for_one_with_the_old_client(
-    made: Path,
-    ssh: tuple[BackfillSection, int],
+    far: Far,
     store: Path,
     names: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -283,8 +285,8 @@ async def test_a_new_connection_without_a_client_is_not_taken_for_one_with_the_o
         failed.append(self)
         raise asyncssh.ConnectionLost("not now")
 
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, store, relay) as source:
+    with Relay(far.port) as relay:
+        async with far.source(store, relay) as source:
             assert await source.fetch(Entry(names[0]), 10_000) == names[0].encode()
             relay.cut()
             monkeypatch.setattr(asyncssh.SSHClientConnection, "start_sftp_client", start)
@@ -314,15 +316,15 @@ async def test_a_connection_that_cannot_be_had_is_tried_once_for_all_who_wait_an
 
 
 async def test_names_that_are_no_utf8_are_listed_escaped_and_read_by_their_bytes(
-    made: Path, ssh: tuple[BackfillSection, int], tmp_path: Path
+    far: Far, tmp_path: Path
 ) -> None:
     root = os.fsencode(tmp_path)
     (tmp_path / os.fsdecode(b"b\xff")).mkdir()
     for name in (b"a\xe9.png", b"b\xff/c.png", rb"d\xe9.png", "ü.png".encode()):
         with open(root + b"/" + name, "wb") as file:  # noqa: PTH123 — a path of bytes
             file.write(name)
-    with Relay(ssh[1]) as relay:
-        async with far(made, ssh, tmp_path, relay) as source:
+    with Relay(far.port) as relay:
+        async with far.source(tmp_path, relay) as source:
             places = await all_of(source)
             assert places == [r"a\xe9.png", r"b\xff/c.png", r"d\xe9.png", "ü.png"]
             contents = [await source.fetch(Entry(place), 100) for place in places]
